@@ -1,0 +1,1 @@
+"""Pure functions on sampled signals: transforms, overlap-add, filters. No files, no weights."""

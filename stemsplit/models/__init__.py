@@ -1,0 +1,1 @@
+"""The networks: one contract (`base`), one catalogue, one file per architecture."""

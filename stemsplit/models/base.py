@@ -1,0 +1,280 @@
+"""The contract that every architecture keeps, and what all spectrogram networks share.
+
+Letters in shapes: B batch, S stems, C channels, T samples, F frequency bins, N frames.
+
+    forward(mixture (B, C, T)) = decode(core(*inputs), carry)   with   inputs, carry = encode(mixture)
+
+`core` holds all the weights and sees real tensors only: it is the seam at which another runtime can
+take over. `encode` and `decode` are signal processing. Over a whole song, `forward` is the original
+authors' own framing; `chunk` says in which pieces the separator feeds it by default.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stemsplit.dsp.stft import PadMode, istft, stft
+from stemsplit.errors import CheckpointError, UnknownNameError
+
+Refine = Callable[[Tensor, Tensor], Tensor]
+"""A post-filter: (estimates (B, S, C, F, N), mixture (B, C, F, N)), complex -> estimates."""
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How a song is cut for a network, as data: what it sees at once and what of that is heard.
+
+    Attributes:
+        samples: Length of a chunk.
+        overlap: Share of a chunk that the next one sees again; the two are cross-faded there.
+        edge_samples: At an inner end of a chunk, samples too near to the border to be heard at all
+            (at least half an STFT window for a spectrogram network).
+        multiple_of: A chunk of another length is rounded up to k * multiple_of + remainder.
+        remainder: See `multiple_of`.
+        fixed: The network takes exactly `samples`; another length is an error.
+    """
+
+    samples: int
+    overlap: float
+    edge_samples: int = 0
+    multiple_of: int = 1
+    remainder: int = 0
+    fixed: bool = False
+
+
+class Encoded(NamedTuple):
+    """What `encode` hands on.
+
+    Attributes:
+        inputs: The tensors for `core`, all real; B (or a multiple of it) first.
+        carry: What `decode` needs besides the core's outputs.
+    """
+
+    inputs: tuple[Tensor, ...]
+    carry: Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base of every architecture's configuration: what is separated, at which rate.
+
+    Attributes:
+        stems: Names, in the order of the network's outputs.
+        channels: Audio channels that the network sees.
+        sample_rate: Hz.
+    """
+
+    stems: tuple[str, ...]
+    channels: int = 2
+    sample_rate: int = 44100
+
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+
+class StemModel(nn.Module, ABC, Generic[ConfigT]):
+    """A network that takes a mixture apart: (B, C, T) -> (B, S, C, T).
+
+    Attributes:
+        config: Everything that decides the shape of the network.
+        stems: What `forward` returns, in order; a subset of `config.stems` after `only`.
+        chunk: How the separator feeds it by default.
+        core: All the weights; real tensors in, real tensors (one or a tuple) out.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+
+    core: nn.Module
+    chunk: ChunkPlan
+
+    def __init__(self, config: ConfigT) -> None:
+        super().__init__()
+        self.config: ConfigT = config
+        self.stems: tuple[str, ...] = config.stems
+
+    @property
+    def channels(self) -> int:
+        """Audio channels of the mixture that `forward` takes."""
+        return self.config.channels
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.sample_rate
+
+    @abstractmethod
+    def encode(self, mixture: Tensor) -> Encoded:
+        """Turn samples into what the core takes.
+
+        Args:
+            mixture: Shape (B, C, T), T from 1 upwards.
+        """
+
+    @abstractmethod
+    def decode(
+        self, outputs: tuple[Tensor, ...], carry: Any, refine: Refine | None = None
+    ) -> Tensor:
+        """Turn what the core gave into stems.
+
+        Args:
+            outputs: The core's outputs.
+            carry: What `encode` put aside.
+            refine: A post-filter over the estimates of all stems, where the model has such.
+
+        Returns:
+            Shape (B, S, C, T).
+        """
+
+    def run_core(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Run the core and return its outputs as a tuple, however many there are."""
+        outputs = self.core(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate a batch of mixtures.
+
+        Args:
+            mixture: Shape (B, C, T), T from 1 upwards.
+
+        Returns:
+            Stems in the order of `self.stems`. Shape (B, S, C, T).
+        """
+        inputs, carry = self.encode(mixture)
+        return self.decode(self.run_core(inputs), carry)
+
+    def only(self, stems: Sequence[str]) -> StemModel[ConfigT]:
+        """Return a model with the same weights that gives these stems alone.
+
+        Networks that no requested stem needs are left out where the architecture allows it.
+
+        Args:
+            stems: Names among `self.stems`, in the order wanted.
+
+        Raises:
+            UnknownNameError: The model has no such stem.
+        """
+        for stem in stems:
+            if stem not in self.stems:
+                raise UnknownNameError("stem", stem, self.stems)
+        part = copy.copy(self)
+        # nn.Module keeps its children in a dictionary of the instance: give the copy its own.
+        part._modules = dict(self._modules)
+        part.stems = tuple(stems)
+        part._leave_out_unneeded()
+        return part
+
+    def _leave_out_unneeded(self) -> None:
+        """Replace `self.core` by one that runs only what `self.stems` needs. Default: keep all."""
+
+    @property
+    def stem_indices(self) -> list[int]:
+        """Where the wanted stems stand among all those of the configuration."""
+        return [self.config.stems.index(stem) for stem in self.stems]
+
+
+class PerStem(nn.Module):
+    """One network per stem, none of which looks at another's output.
+
+    Shape: inputs of one network -> (B, S, ...), the networks' outputs stacked.
+    """
+
+    def __init__(self, nets: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict(nets)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Run every network on the same inputs. Shape: (B, ...) -> (B, S, ...)."""
+        return torch.stack([net(*inputs) for net in self.nets.values()], dim=1)
+
+    def only(self, stems: Sequence[str]) -> PerStem:
+        """Return the same networks for some stems, in that order; weights are shared."""
+        return PerStem({stem: self.nets[stem] for stem in stems})
+
+
+class Spectrum(NamedTuple):
+    """What a spectrogram network carries from `encode` to `decode`.
+
+    Attributes:
+        mixture: Complex. Shape (B, C, F, N).
+        samples: T.
+    """
+
+    mixture: Tensor
+    samples: int
+
+
+class SpectralModel(StemModel[ConfigT]):
+    """A network on spectrograms: the transform and its inverse are written once, here."""
+
+    n_fft: int
+    hop_length: int
+    pad_mode: PadMode = "reflect"
+
+    @abstractmethod
+    def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
+        """Turn the mixture's spectrogram into the core's inputs.
+
+        Args:
+            mixture: Complex. Shape (B, C, F, N).
+        """
+
+    @abstractmethod
+    def estimate(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
+        """Turn the core's outputs into complex spectrograms of `self.stems`.
+
+        Args:
+            outputs: As the core gave them.
+            mixture: Complex. Shape (B, C, F, N).
+
+        Returns:
+            Shape (B, S, C, F, N).
+        """
+
+    def encode(self, mixture: Tensor) -> Encoded:
+        """Transform, and prepare the core's inputs. See `StemModel.encode`."""
+        spectrum = stft(mixture, self.n_fft, self.hop_length, pad_mode=self.pad_mode)
+        return Encoded(self.core_inputs(spectrum), Spectrum(spectrum, mixture.shape[-1]))
+
+    def decode(
+        self, outputs: tuple[Tensor, ...], carry: Spectrum, refine: Refine | None = None
+    ) -> Tensor:
+        """Estimate, refine where asked to, and transform back. See `StemModel.decode`."""
+        estimates = self.estimate(outputs, carry.mixture)
+        if refine is not None:
+            estimates = refine(estimates, carry.mixture)
+        return istft(estimates, self.hop_length, carry.samples)
+
+
+def build_config(kind: type[ConfigT], values: Mapping[str, object]) -> ConfigT:
+    """Build an architecture's configuration from a registry table.
+
+    Args:
+        kind: The frozen dataclass.
+        values: Field values by name; lists become tuples.
+
+    Raises:
+        UnknownNameError: A key that the configuration does not have.
+        CheckpointError: A field without a value.
+    """
+    known = {field.name for field in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise UnknownNameError("configuration key", key, known)
+    try:
+        return kind(**{key: _freeze(value) for key, value in values.items()})  # type: ignore[arg-type]  # the dataclass checks its own values
+    except TypeError as error:
+        raise CheckpointError(
+            f"the configuration of {kind.__qualname__} is incomplete: {error}",
+            help="give every field that has no default in the model's registry table.",
+        ) from error
+
+
+def _freeze(value: object) -> object:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,32 @@
+"""Which architectures there are: a name, and where its class lives. Strings only, so that listing imports nothing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from stemsplit.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from stemsplit.models.base import StemModel
+
+ARCHITECTURES: dict[str, str] = {
+    "open-unmix": "stemsplit.models.open_unmix:OpenUnmix",
+    "spleeter": "stemsplit.models.spleeter:Spleeter",
+}
+
+
+def find_architecture(name: str) -> type[StemModel]:
+    """Return the class of an architecture, importing it (and torch) only now.
+
+    Args:
+        name: A key of `ARCHITECTURES`.
+
+    Raises:
+        UnknownNameError: There is no such architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise UnknownNameError("architecture", name, ARCHITECTURES)
+    module, _, attribute = ARCHITECTURES[name].partition(":")
+    found: type[StemModel] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,198 @@
+"""Spleeter's U-Nets: one per stem on magnitudes, joined by a ratio mask.
+
+Hennequin, Khlif, Voituret, Moussallam: Spleeter: a fast and efficient music source separation tool
+with pre-trained models. JOSS 5(50), 2020. The network is that of Jansson et al., Singing voice
+separation with deep U-Net convolutional networks, ISMIR 2017, made wider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stemsplit.models.base import ChunkPlan, ModelConfig, SpectralModel
+
+WIDTHS = (16, 32, 64, 128, 256, 512)
+SEGMENT_FRAMES = 512
+BAND_BINS = 1024
+NORM_EPS = 1e-3
+MASK_EPS = 1e-10
+
+
+@dataclass(frozen=True)
+class SpleeterConfig(ModelConfig):
+    """What differs between the published sets.
+
+    Attributes:
+        activation: "leaky_relu": slope 0.2 going down and ReLU coming up (2 stems); "elu": ELU both
+            ways (4 and 5 stems).
+        head: "sigmoid": every net scales the mixture on its own (2 and 4 stems); "softmax": the
+            nets' outputs share it (5 stems).
+        extension: What the masks are above the networks' band: "average" of their uppermost
+            `extension_bins` bins, or "zeros".
+        extension_bins: See `extension`.
+    """
+
+    activation: Literal["leaky_relu", "elu"] = "leaky_relu"
+    head: Literal["sigmoid", "softmax"] = "sigmoid"
+    extension: Literal["average", "zeros"] = "average"
+    extension_bins: int = 512
+
+
+class Down(nn.Module):
+    """Halve both axes: 5x5 convolution of stride 2, padded as TensorFlow's "same" is.
+
+    Shape: (B, C_in, H, W) -> (B, C_out, H / 2, W / 2). `norm` is applied by the caller, which hands
+    the convolution's bare output to the mirrored level. The deepest level has none.
+    """
+
+    def __init__(self, wide_in: int, wide_out: int, *, norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(wide_in, wide_out, 5, stride=2)
+        if norm:
+            self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, H, W) -> (B, C_out, H / 2, W / 2)."""
+        # Stride 2, kernel 5, even length: "same" puts one zero before and two behind.
+        result: Tensor = self.conv(functional.pad(x, (1, 2, 1, 2)))
+        return result
+
+
+class Up(nn.Module):
+    """Double both axes: transposed 5x5 convolution, activation, then norm.
+
+    Shape: (B, C_in, H, W) -> (B, C_out, 2H, 2W).
+    """
+
+    def __init__(self, wide_in: int, wide_out: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(wide_in, wide_out, 5, stride=2, padding=1)
+        self.activation = activation
+        self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
+        # The whole transposed convolution has 2n + 3 rows; "same" keeps those from 1 to 2n.
+        wide = self.conv(x)[..., :-1, :-1]
+        result: Tensor = self.norm(self.activation(wide))
+        return result
+
+
+class UNet(nn.Module):
+    """One stem's network, up to but without its head.
+
+    Shape: magnitude (B, C, N, F) -> logits (B, C, N, F); N and F must divide by 64.
+    """
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        self.down_activation = nn.ELU() if activation == "elu" else nn.LeakyReLU(0.2)
+        up_activation = nn.ELU() if activation == "elu" else nn.ReLU()
+        wides = (channels, *WIDTHS)
+        last = len(WIDTHS) - 1
+        self.down = nn.ModuleList(
+            Down(wides[i], wides[i + 1], norm=i < last) for i in range(len(WIDTHS))
+        )
+        outs = (*reversed(WIDTHS[:-1]), 1)
+        ins = (WIDTHS[-1], *(2 * wide for wide in outs[:-1]))
+        self.up = nn.ModuleList(
+            Up(wide_in, wide_out, up_activation) for wide_in, wide_out in zip(ins, outs, strict=True)
+        )
+        self.dropout = nn.Dropout(0.5)
+        self.out = nn.Conv2d(1, channels, 4, dilation=2, padding=3)
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Shape: (B, C, N, F) -> (B, C, N, F)."""
+        skips = []
+        x = magnitude
+        for level in self.down[:-1]:
+            bare = level(x)
+            skips.append(bare)
+            x = self.down_activation(level.norm(bare))
+        x = self.up[0](self.down[-1](x))
+        x = self.dropout(x)
+        for depth, level in enumerate(self.up[1:], start=1):
+            x = level(torch.cat((skips.pop(), x), dim=1))
+            if depth < 3:
+                x = self.dropout(x)
+        result: Tensor = self.out(x)
+        return result
+
+
+class SpleeterCore(nn.Module):
+    """All stems' U-Nets and the head that turns their outputs into magnitudes.
+
+    Shape: (B, C, N, F) -> (B, S, C, N, F).
+    """
+
+    def __init__(self, config: SpleeterConfig) -> None:
+        super().__init__()
+        self.head = config.head
+        self.nets = nn.ModuleDict(
+            {stem: UNet(config.channels, config.activation) for stem in config.stems}
+        )
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Shape: (B, C, N, F) -> (B, S, C, N, F)."""
+        logits = torch.stack([net(magnitude) for net in self.nets.values()], dim=1)
+        gains = logits.softmax(dim=1) if self.head == "softmax" else logits.sigmoid()
+        return gains * magnitude.unsqueeze(1)
+
+
+class Spleeter(SpectralModel[SpleeterConfig]):
+    """Spleeter with 2, 4, 5 or any number of stems.
+
+    Every stem's mask divides by the estimates of all of them, so all networks run whichever stems
+    are asked for.
+    """
+
+    Config = SpleeterConfig
+    n_fft = 4096
+    hop_length = 1024
+    pad_mode = "constant"
+    # 512 frames exactly, as the networks were trained.
+    chunk = ChunkPlan(
+        samples=(SEGMENT_FRAMES - 1) * 1024, overlap=0.1, edge_samples=4096, fixed=True
+    )
+
+    def __init__(self, config: SpleeterConfig) -> None:
+        super().__init__(config)
+        self.core = SpleeterCore(config)
+
+    def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
+        """Cut the magnitudes to the band and to segments, zeros behind the last.
+
+        Shape: (B, C, F, N) -> (B * K, C, 512, 1024), K segments.
+        """
+        batch, channels, _, frames = mixture.shape
+        magnitude = mixture[:, :, :BAND_BINS].abs().transpose(2, 3)
+        magnitude = functional.pad(magnitude, (0, 0, 0, -frames % SEGMENT_FRAMES))
+        segments = magnitude.unflatten(2, (-1, SEGMENT_FRAMES)).transpose(1, 2)
+        return (segments.reshape(-1, channels, SEGMENT_FRAMES, BAND_BINS),)
+
+    def estimate(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
+        """Mask the mixture by each stem's share of the squared magnitudes.
+
+        Shape: (B * K, S, C, 512, 1024), (B, C, F, N) -> (B, S, C, F, N).
+        """
+        batch, _, bins, frames = mixture.shape
+        (magnitudes,) = outputs
+        power = magnitudes.square()
+        total = power.sum(dim=1, keepdim=True) + MASK_EPS
+        masks = (power[:, self.stem_indices] + MASK_EPS / len(self.config.stems)) / total
+        segments = masks.unflatten(0, (batch, -1)).transpose(1, 2).transpose(2, 3)
+        masks = segments.flatten(3, 4)[:, :, :, :frames].transpose(3, 4)
+        return mixture.unsqueeze(1) * self._extend(masks, bins)
+
+    def _extend(self, masks: Tensor, bins: int) -> Tensor:
+        """Continue the masks above the networks' band. Shape: (..., 1024, N) -> (..., F, N)."""
+        if self.config.extension == "zeros":
+            return functional.pad(masks, (0, 0, 0, bins - masks.shape[-2]))
+        top = masks[..., -self.config.extension_bins :, :].mean(dim=-2, keepdim=True)
+        above = top.expand(*masks.shape[:-2], bins - masks.shape[-2], masks.shape[-1])
+        return torch.cat((masks, above), dim=-2)
