@@ -101,7 +101,8 @@ class UNet(nn.Module):
         outs = (*reversed(WIDTHS[:-1]), 1)
         ins = (WIDTHS[-1], *(2 * wide for wide in outs[:-1]))
         self.up = nn.ModuleList(
-            Up(wide_in, wide_out, up_activation) for wide_in, wide_out in zip(ins, outs, strict=True)
+            Up(wide_in, wide_out, up_activation)
+            for wide_in, wide_out in zip(ins, outs, strict=True)
         )
         self.dropout = nn.Dropout(0.5)
         self.out = nn.Conv2d(1, channels, 4, dilation=2, padding=3)
