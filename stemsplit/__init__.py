@@ -1,9 +1,9 @@
 """Take music apart into stems.
 
-    stems = stemsplit.separate("song.mp3")                     # {"vocals": (channels, samples), ...}
-    model = stemsplit.load_model("spleeter-2stems")            # nn.Module: (B, C, T) -> (B, S, C, T)
+    stems = stemsplit.separate("song.mp3")             # {"vocals": (channels, samples), ...}
+    model = stemsplit.load_model("spleeter-2stems")    # nn.Module: (B, C, T) -> (B, S, C, T)
     for event in stemsplit.Separator(model).stream("song.mp3"):
-        ...                                                    # blocks of stems, and progress
+        ...                                            # blocks of stems, and progress
 
 Everything here is imported when it is first used: `import stemsplit` itself loads nothing heavy.
 """

@@ -1,7 +1,7 @@
 """The short-time Fourier transform that every spectrogram network here was trained on.
 
-Periodic Hann window of `n_fft` samples, centred frames, one-sided, not normalised: frame n is centred
-on sample n * hop_length, and T samples give T // hop_length + 1 frames.
+Periodic Hann window of `n_fft` samples, centred frames, one-sided, not normalised: frame n is
+centred on sample n * hop_length, and T samples give T // hop_length + 1 frames.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Letters in shapes: B batch, S stems, C channels, T samples, F frequency bins, N frames.
 
-    forward(mixture (B, C, T)) = decode(core(*inputs), carry)   with   inputs, carry = encode(mixture)
+    inputs, carry = encode(mixture (B, C, T));   stems (B, S, C, T) = decode(core(*inputs), carry)
 
 `core` holds all the weights and sees real tensors only: it is the seam at which another runtime can
 take over. `encode` and `decode` are signal processing. Over a whole song, `forward` is the original
@@ -15,7 +15,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,7 @@ class ModelConfig:
     sample_rate: int = 44100
 
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
-
-
-class StemModel(nn.Module, ABC, Generic[ConfigT]):
+class StemModel(nn.Module, ABC):
     """A network that takes a mixture apart: (B, C, T) -> (B, S, C, T).
 
     Attributes:
@@ -91,12 +88,13 @@ class StemModel(nn.Module, ABC, Generic[ConfigT]):
 
     Config: ClassVar[type[ModelConfig]]
 
+    config: ModelConfig
     core: nn.Module
     chunk: ChunkPlan
 
-    def __init__(self, config: ConfigT) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config: ConfigT = config
+        self.config = config
         self.stems: tuple[str, ...] = config.stems
 
     @property
@@ -149,7 +147,7 @@ class StemModel(nn.Module, ABC, Generic[ConfigT]):
         inputs, carry = self.encode(mixture)
         return self.decode(self.run_core(inputs), carry)
 
-    def only(self, stems: Sequence[str]) -> StemModel[ConfigT]:
+    def only(self, stems: Sequence[str]) -> StemModel:
         """Return a model with the same weights that gives these stems alone.
 
         Networks that no requested stem needs are left out where the architecture allows it.
@@ -210,7 +208,7 @@ class Spectrum(NamedTuple):
     samples: int
 
 
-class SpectralModel(StemModel[ConfigT]):
+class SpectralModel(StemModel):
     """A network on spectrograms: the transform and its inverse are written once, here."""
 
     n_fft: int
@@ -250,6 +248,9 @@ class SpectralModel(StemModel[ConfigT]):
         if refine is not None:
             estimates = refine(estimates, carry.mixture)
         return istft(estimates, self.hop_length, carry.samples)
+
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
 def build_config(kind: type[ConfigT], values: Mapping[str, object]) -> ConfigT:

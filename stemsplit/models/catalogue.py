@@ -1,4 +1,4 @@
-"""Which architectures there are: a name, and where its class lives. Strings only, so that listing imports nothing."""
+"""Which architectures there are, and where each lives: strings only, so that listing is free."""
 
 from __future__ import annotations
 

@@ -44,23 +44,22 @@ class SpleeterConfig(ModelConfig):
 
 
 class Down(nn.Module):
-    """Halve both axes: 5x5 convolution of stride 2, padded as TensorFlow's "same" is.
+    """Halve both axes by a 5x5 convolution of stride 2, padded as TensorFlow's "same" is."""
 
-    Shape: (B, C_in, H, W) -> (B, C_out, H / 2, W / 2). `norm` is applied by the caller, which hands
-    the convolution's bare output to the mirrored level. The deepest level has none.
-    """
-
-    def __init__(self, wide_in: int, wide_out: int, *, norm: bool) -> None:
+    def __init__(self, wide_in: int, wide_out: int, activation: nn.Module, *, norm: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(wide_in, wide_out, 5, stride=2)
-        if norm:
-            self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01)
+        self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01) if norm else nn.Identity()
+        self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, H, W) -> (B, C_out, H / 2, W / 2)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bare convolution, for the mirrored level, and what goes down from here.
+
+        Shape: (B, C_in, H, W) -> twice (B, C_out, H / 2, W / 2).
+        """
         # Stride 2, kernel 5, even length: "same" puts one zero before and two behind.
-        result: Tensor = self.conv(functional.pad(x, (1, 2, 1, 2)))
-        return result
+        bare = self.conv(functional.pad(x, (1, 2, 1, 2)))
+        return bare, self.activation(self.norm(bare))
 
 
 class Up(nn.Module):
@@ -91,12 +90,13 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
-        self.down_activation = nn.ELU() if activation == "elu" else nn.LeakyReLU(0.2)
-        up_activation = nn.ELU() if activation == "elu" else nn.ReLU()
-        wides = (channels, *WIDTHS)
-        last = len(WIDTHS) - 1
+        elu = activation == "elu"
+        down_activation = nn.ELU() if elu else nn.LeakyReLU(0.2)
+        up_activation = nn.ELU() if elu else nn.ReLU()
+        down_wide = zip((channels, *WIDTHS), WIDTHS, strict=False)
         self.down = nn.ModuleList(
-            Down(wides[i], wides[i + 1], norm=i < last) for i in range(len(WIDTHS))
+            Down(wide_in, wide_out, down_activation, norm=wide_out < WIDTHS[-1])
+            for wide_in, wide_out in down_wide
         )
         outs = (*reversed(WIDTHS[:-1]), 1)
         ins = (WIDTHS[-1], *(2 * wide for wide in outs[:-1]))
@@ -111,16 +111,14 @@ class UNet(nn.Module):
         """Shape: (B, C, N, F) -> (B, C, N, F)."""
         skips = []
         x = magnitude
-        for level in self.down[:-1]:
-            bare = level(x)
+        for level in self.down:
+            bare, x = level(x)
             skips.append(bare)
-            x = self.down_activation(level.norm(bare))
-        x = self.up[0](self.down[-1](x))
-        x = self.dropout(x)
+        # The deepest convolution goes up as it is, without norm or activation.
+        x = self.dropout(self.up[0](skips.pop()))
         for depth, level in enumerate(self.up[1:], start=1):
             x = level(torch.cat((skips.pop(), x), dim=1))
-            if depth < 3:
-                x = self.dropout(x)
+            x = self.dropout(x) if depth < 3 else x
         result: Tensor = self.out(x)
         return result
 
@@ -145,7 +143,7 @@ class SpleeterCore(nn.Module):
         return gains * magnitude.unsqueeze(1)
 
 
-class Spleeter(SpectralModel[SpleeterConfig]):
+class Spleeter(SpectralModel):
     """Spleeter with 2, 4, 5 or any number of stems.
 
     Every stem's mask divides by the estimates of all of them, so all networks run whichever stems
@@ -153,6 +151,7 @@ class Spleeter(SpectralModel[SpleeterConfig]):
     """
 
     Config = SpleeterConfig
+    config: SpleeterConfig
     n_fft = 4096
     hop_length = 1024
     pad_mode = "constant"
@@ -170,7 +169,7 @@ class Spleeter(SpectralModel[SpleeterConfig]):
 
         Shape: (B, C, F, N) -> (B * K, C, 512, 1024), K segments.
         """
-        batch, channels, _, frames = mixture.shape
+        channels, frames = mixture.shape[1], mixture.shape[3]
         magnitude = mixture[:, :, :BAND_BINS].abs().transpose(2, 3)
         magnitude = functional.pad(magnitude, (0, 0, 0, -frames % SEGMENT_FRAMES))
         segments = magnitude.unflatten(2, (-1, SEGMENT_FRAMES)).transpose(1, 2)

@@ -1,21 +1,20 @@
-"""What was asked for, checked against a model: stems, device, numbers, chunks."""
+"""What was asked for, checked against what a model can do. No torch here."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from stemsplit.errors import DeviceError, UnknownNameError, UsageError
+from stemsplit.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from stemsplit.models.base import ChunkPlan, StemModel
+    from collections.abc import Sequence
 
-Framing = Literal["default", "original"]
+    from stemsplit.models.base import ChunkPlan
+
 FRAMINGS = ("default", "original")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_OVERLAP = 0.75
 RESIDUAL = "residual"
 
 
@@ -51,7 +50,135 @@ class Options:
     shifts: int = 0
     seed: int = 0
     wiener: int = 0
-    framing: Framing = "default"
+    framing: Literal["default", "original"] = "default"
     stream: int = 0
     start_s: float = 0.0
     duration_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a song is cut, in samples at the model's rate.
+
+    Attributes:
+        chunk_samples: None for the whole song at once.
+        overlap_samples: What neighbouring chunks share.
+        edge_samples: What of that is too near a chunk's border to be heard.
+    """
+
+    chunk_samples: int | None
+    overlap_samples: int
+    edge_samples: int
+
+
+def plan_framing(chunk: ChunkPlan, sample_rate: int, options: Options) -> Framing:
+    """Work out the chunks: the model's own, or what the options say instead.
+
+    Args:
+        chunk: The model's limits and defaults.
+        sample_rate: The model's, Hz.
+        options: `framing`, `segment_s` and `overlap` are read.
+
+    Raises:
+        UsageError: A value out of range, or a segment where the network takes one length only.
+    """
+    if options.framing not in FRAMINGS:
+        raise UnknownNameError("framing", options.framing, FRAMINGS)
+    if options.framing == "original":
+        if options.segment_s is not None or options.overlap is not None:
+            raise UsageError(
+                "the original framing takes the whole song at once",
+                help="leave out --segment and --overlap, or use --framing default.",
+            )
+        return Framing(None, 0, 0)
+    samples = chunk.samples
+    if options.segment_s is not None:
+        if chunk.fixed:
+            raise UsageError(
+                f"this model works on chunks of {samples / sample_rate:.2f} s and no other",
+                help="leave out --segment.",
+            )
+        if not options.segment_s > 0 or not math.isfinite(options.segment_s):
+            raise UsageError(
+                f"a segment of {options.segment_s} s is not possible",
+                help="give --segment a positive number of seconds, such as 10.",
+            )
+        wanted = max(round(options.segment_s * sample_rate), 4 * chunk.edge_samples + 2)
+        steps = math.ceil((wanted - chunk.remainder) / chunk.multiple_of)
+        samples = steps * chunk.multiple_of + chunk.remainder
+    overlap = chunk.overlap if options.overlap is None else options.overlap
+    if not 0 <= overlap <= MAX_OVERLAP:
+        raise UsageError(
+            f"an overlap of {overlap} is not possible",
+            help=f"give --overlap a share from 0 to {MAX_OVERLAP}, such as 0.25.",
+        )
+    return Framing(samples, round(samples * overlap), chunk.edge_samples)
+
+
+@dataclass(frozen=True)
+class StemPlan:
+    """Which stems the model is asked for, and which are worked out from them.
+
+    Attributes:
+        of_model: The stems to compute.
+        derived: "residual" or "no_<stem>"; the mixture minus all of `of_model`.
+    """
+
+    of_model: tuple[str, ...]
+    derived: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that come out, the derived one last."""
+        return self.of_model if self.derived is None else (*self.of_model, self.derived)
+
+
+def plan_stems(known: Sequence[str], options: Options) -> StemPlan:
+    """Work out which stems come out. Needs no network: the registry's names will do.
+
+    Args:
+        known: The model's stems.
+        options: `stems`, `two_stems` and `residual` are read.
+
+    Raises:
+        UnknownNameError: A stem that the model does not give.
+        UsageError: Options that exclude each other, or no stem at all.
+    """
+    if options.two_stems is not None:
+        if options.stems is not None or options.residual:
+            raise UsageError(
+                "--two-stems already says which stems are written",
+                help="leave out --stems and --residual, or --two-stems.",
+            )
+        wanted: tuple[str, ...] = (options.two_stems,)
+        derived: str | None = f"no_{options.two_stems}"
+    else:
+        wanted = tuple(known) if options.stems is None else tuple(dict.fromkeys(options.stems))
+        derived = RESIDUAL if options.residual else None
+    if not wanted:
+        raise UsageError("no stem was asked for", help=f"choose among {', '.join(known)}.")
+    for stem in wanted:
+        if stem not in known:
+            raise UnknownNameError(
+                "stem", stem, known, more=f"This model gives {', '.join(known)}."
+            )
+    return StemPlan(wanted, derived)
+
+
+def check_numbers(options: Options) -> None:
+    """Refuse counts and times that cannot be meant.
+
+    Raises:
+        UsageError: A negative count or time, or a duration of nothing.
+    """
+    for name in ("shifts", "wiener", "stream"):
+        value = getattr(options, name)
+        if value < 0:
+            raise UsageError(f"--{name} {value} is negative", help="give 0 or more.")
+    if not (options.start_s >= 0 and math.isfinite(options.start_s)):
+        raise UsageError(
+            f"--start {options.start_s} is not possible", help="give 0 or more seconds."
+        )
+    length_s = options.duration_s
+    if length_s is not None and not (length_s > 0 and math.isfinite(length_s)):
+        raise UsageError(f"--duration {length_s} is not possible", help="give more than 0 seconds.")

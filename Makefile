@@ -1,0 +1,35 @@
+# Two commands: `make demo` hears it, `make test` proves it. Both set up their own virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint types contracts pytest picture bench clean
+
+$(VENV)/.installed: pyproject.toml models.toml tests/oracles.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=23"
+	$(PIP) install --quiet -e ".[test,lint]"
+	$(PIP) install --quiet --no-deps -r tests/oracles.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python tools/demo.py
+
+test: $(VENV)/.installed lint types contracts pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+contracts: $(VENV)/.installed
+	$(BIN)/lint-imports --no-cache
+
+pytest: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo

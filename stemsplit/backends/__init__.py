@@ -1,0 +1,1 @@
+"""What runs a model's core: real tensors in, real tensors out, and nothing else in sight."""

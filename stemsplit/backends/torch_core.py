@@ -1,0 +1,101 @@
+"""Run a core by torch itself, on any of its devices and in the numbers asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stemsplit.errors import DeviceError, UnknownNameError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:n" or "mps".
+
+    Raises:
+        UnknownNameError: No device is called that.
+        DeviceError: This machine, or this build of torch, does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps"))
+    there = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind == "mps" and not torch.backends.mps.is_available():
+        there = 0
+    if int(number or 0) >= there:
+        raise DeviceError(
+            f"device {name!r} was asked for, and torch sees {there} of that kind here",
+            help="use --device auto or cpu; `stemsplit doctor` shows what this machine offers.",
+        )
+    return torch.device(name)
+
+
+def find_precision(name: str, device: torch.device) -> str:
+    """Return "fp32", "bf16" or "fp16"; "auto" is fp32.
+
+    Args:
+        name: One of these or "auto".
+        device: Where it is to run.
+
+    Raises:
+        UnknownNameError: No precision is called that.
+        DeviceError: The device does not compute in it.
+    """
+    if name == "auto":
+        return "fp32"
+    if name not in PRECISIONS:
+        raise UnknownNameError("precision", name, ("auto", *PRECISIONS))
+    if name == "fp16" and device.type == "cpu":
+        raise DeviceError(
+            "fp16 is for GPUs; on a CPU it is slower and less exact than fp32",
+            help="use --precision fp32 or bf16, or --device cuda.",
+        )
+    return name
+
+
+class TorchCore:
+    """A core on its device. Float32 goes in and comes out, whatever is computed in between."""
+
+    def __init__(self, core: nn.Module, device: torch.device, precision: str) -> None:
+        """Move the core to its device.
+
+        Args:
+            core: All of a model's weights.
+            device: Where to run.
+            precision: "fp32", "bf16" or "fp16".
+        """
+        self._core = core.to(device).eval()
+        self._device = device
+        self._dtype = PRECISIONS[precision]
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Run once.
+
+        Args:
+            inputs: As the model's `encode` gave them, on the device.
+
+        Returns:
+            The core's outputs, float32, on the device.
+
+        Raises:
+            DeviceError: The device has not enough memory.
+        """
+        lowered = self._dtype is not torch.float32
+        try:
+            with torch.autocast(self._device.type, dtype=self._dtype, enabled=lowered):
+                outputs = self._core(*inputs)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self._device} ran out of memory: {str(error).splitlines()[0]}",
+                help="use a smaller --segment, --precision bf16, or --device cpu.",
+            ) from error
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(output.float() for output in outputs)

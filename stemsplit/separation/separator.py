@@ -1,0 +1,331 @@
+"""A model, and the stream that takes songs of any length through it.
+
+    blocks -> (resample) -> chunks -> encode, core, decode -> join -> (resample) -> stems
+
+Nothing here holds a song: what is kept is a chunk or two, whatever the length.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stemsplit.audio import decode_blocks, probe
+from stemsplit.backends.torch_core import TorchCore, find_device, find_precision
+from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
+from stemsplit.dsp.resample import Resampler
+from stemsplit.errors import EmptyAudioError, StemsplitError, UsageError
+from stemsplit.separation.events import Event, Finished, Notice, Progress, Started, StemBlock
+from stemsplit.separation.plan import Options, check_numbers, plan_framing, plan_stems
+from stemsplit.separation.postfilter import find_refine
+from stemsplit.separation.prefetch import prefetch
+
+if TYPE_CHECKING:
+    from stemsplit.models.base import StemModel
+
+BLOCK_SAMPLES = 65536
+MAX_SHIFT_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a stream is made from, whether a file or an array."""
+
+    name: str
+    sample_rate: int
+    channels: int
+    total_samples: int | None
+    blocks: Iterable[np.ndarray[Any, np.dtype[np.float32]]]
+
+
+class Separator:
+    """A model with its options settled, ready for any number of songs.
+
+    Attributes:
+        model: The model that runs, with the stems that were asked for.
+        options: As given.
+        stems: Names of what comes out, the derived one last.
+        device: Where the network runs.
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    def __init__(self, model: StemModel, options: Options | None = None, **overrides: Any) -> None:
+        """Settle stems, chunks, device and numbers.
+
+        Args:
+            model: From `load_model`.
+            options: The defaults when None.
+            **overrides: Fields of `Options` to replace: `Separator(model, stems=("vocals",))`.
+
+        Raises:
+            UsageError: Options that this model cannot follow.
+            UnknownNameError: A stem, device or precision that does not exist.
+            DeviceError: A device that this machine lacks.
+        """
+        self.options = replace(options or Options(), **overrides)
+        check_numbers(self.options)
+        self._stem_plan = plan_stems(model.stems, self.options)
+        self._framing = plan_framing(model.chunk, model.sample_rate, self.options)
+        self.stems = self._stem_plan.names
+        self.device = find_device(self.options.device)
+        self.precision = find_precision(self.options.precision, self.device)
+        self._refine = find_refine(model, self.options)
+        # The Wiener filter shares the mixture among all stems, so all of them are estimated for it.
+        self.model = model if self._refine is not None else model.only(self._stem_plan.of_model)
+        self.model = self.model.to(self.device).eval()
+        self._kept = [self.model.stems.index(stem) for stem in self._stem_plan.of_model]
+        self._core = TorchCore(self.model.core, self.device, self.precision)
+
+    def stream(self, source: str | os.PathLike[str]) -> Iterator[Event]:
+        """Separate a file, handing over stems as they are ready.
+
+        Decoding runs beside the network. Closing the iterator stops everything at once.
+
+        Args:
+            source: Anything ffmpeg decodes.
+
+        Yields:
+            `Started`, then `StemBlock`, `Progress` and `Notice`, then `Finished`.
+
+        Raises:
+            DecodeError: The file cannot be read as audio.
+            DeviceError: The device has not enough memory.
+        """
+        path = Path(source)
+        notices: list[str] = []
+        options = self.options
+        info = probe(path)
+        decoder = decode_blocks(
+            path,
+            stream=options.stream,
+            start_s=options.start_s,
+            duration_s=options.duration_s,
+            block_samples=BLOCK_SAMPLES,
+            on_warning=notices.append,
+        )
+        with decoder:
+            total_samples = None
+            if info.duration_s is not None:
+                length_s = max(0.0, info.duration_s - options.start_s)
+                length_s = min(length_s, options.duration_s or length_s)
+                total_samples = round(length_s * decoder.sample_rate)
+            with closing(prefetch(decoder, depth=4)) as blocks:
+                audio = _Source(
+                    str(path), decoder.sample_rate, decoder.channels, total_samples, blocks
+                )
+                yield from self._run(audio, notices)
+
+    def separate(
+        self, mixture: Tensor | str | os.PathLike[str], sample_rate: int | None = None
+    ) -> dict[str, Tensor]:
+        """Separate a file or an array, and hold all of its stems in memory.
+
+        Args:
+            mixture: A path, or samples of shape (C, T) or (T,), one or two channels.
+            sample_rate: Of an array, Hz; the model's own when None.
+
+        Returns:
+            Float32 stems on the CPU by name, as long as the mixture, at its rate. Shape (C, T).
+
+        Raises:
+            UsageError: An array of another shape.
+            EmptyAudioError: An array without samples.
+        """
+        if isinstance(mixture, Tensor):
+            events = self._run(self._open_array(mixture, sample_rate), [])
+        else:
+            events = self.stream(mixture)
+        pieces: dict[str, list[Tensor]] = {stem: [] for stem in self.stems}
+        for event in events:
+            if isinstance(event, StemBlock):
+                for stem, piece in event.stems.items():
+                    pieces[stem].append(piece)
+        return {stem: torch.cat(blocks, dim=-1) for stem, blocks in pieces.items()}
+
+    def _open_array(self, mixture: Tensor, sample_rate: int | None) -> _Source:
+        samples = mixture.detach().to("cpu", torch.float32)
+        if samples.dim() == 1:
+            samples = samples.unsqueeze(0)
+        if samples.dim() != 2 or samples.shape[0] not in (1, 2):
+            raise UsageError(
+                f"an array of shape {tuple(mixture.shape)} is not one song",
+                help="give (channels, samples) with one or two channels.",
+            )
+        total = samples.shape[1]
+        if total == 0:
+            raise EmptyAudioError("the array has no samples", help="give at least one sample.")
+        blocks = (block.numpy() for block in samples.split(BLOCK_SAMPLES, dim=1))
+        rate = sample_rate or self.model.sample_rate
+        return _Source("array", rate, samples.shape[0], total, blocks)
+
+    def _run(self, audio: _Source, notices: list[str]) -> Iterator[Event]:
+        """Take one song through; `notices` is filled by the decoder as it goes."""
+        began = time.perf_counter()
+        yield Started(
+            source=audio.name,
+            sample_rate=audio.sample_rate,
+            channels=audio.channels,
+            stems=self.stems,
+            total_samples=audio.total_samples,
+            device=str(self.device),
+            precision=self.precision,
+        )
+        done = 0
+        with closing(self._separate_blocks(audio)) as pieces:
+            for piece in pieces:
+                yield StemBlock(done, dict(zip(self.stems, piece.unbind(0), strict=True)))
+                done += piece.shape[-1]
+                elapsed_s = time.perf_counter() - began
+                yield Progress(done, audio.total_samples, audio.sample_rate, elapsed_s)
+                while notices:
+                    yield Notice(notices.pop(0))
+        while notices:
+            yield Notice(notices.pop(0))
+        yield Finished(done, audio.sample_rate, time.perf_counter() - began)
+
+    def _separate_blocks(self, audio: _Source) -> Generator[Tensor]:
+        """Yield stems at the source's rate and channels. Shape (S, C, n), n from 1 upwards."""
+        model_rate, channels = self.model.sample_rate, self.model.channels
+        stems = len(self._stem_plan.of_model)
+        inward = Resampler(audio.sample_rate, model_rate, audio.channels)
+        outward = Resampler(model_rate, audio.sample_rate, stems * channels)
+        mixture = SampleQueue()
+        ready = SampleQueue()
+        lanes = self._make_lanes()
+
+        def to_source_rate(piece: Tensor | None) -> None:
+            flat = outward.flush() if piece is None else outward.feed(piece.flatten(0, 1).numpy())
+            ready.push(torch.from_numpy(flat).unflatten(0, (stems, channels)))
+
+        for block in audio.blocks:
+            mixture.push(torch.from_numpy(block))
+            heard = torch.from_numpy(inward.feed(block))
+            for piece in lanes.feed(_with_channels(heard, channels)):
+                to_source_rate(piece)
+            if count := min(ready.length, mixture.length):
+                yield self._finish(ready.pop(count), mixture.pop(count))
+        heard = torch.from_numpy(inward.flush())
+        for piece in (*lanes.feed(_with_channels(heard, channels)), *lanes.flush()):
+            to_source_rate(piece)
+        to_source_rate(None)
+        if missing := max(0, mixture.length - ready.length):
+            # Two conversions of the rate may end a sample early; the stems never do.
+            ready.push(torch.zeros(stems, channels, missing))
+        if mixture.length:
+            count = mixture.length
+            yield self._finish(ready.pop(count), mixture.pop(count))
+
+    def _finish(self, stems: Tensor, mixture: Tensor) -> Tensor:
+        """Return to the source's channels and add the derived stem.
+
+        Shape: (S, C_model, n), (C, n) -> (S or S + 1, C, n).
+        """
+        if mixture.shape[0] < stems.shape[1]:
+            stems = stems.mean(dim=1, keepdim=True)
+        if self._stem_plan.derived is None:
+            return stems
+        rest = mixture - stems.sum(dim=0)
+        return torch.cat((stems, rest.unsqueeze(0)))
+
+    def _make_lanes(self) -> _Lanes:
+        framing = self._framing
+        leads = [0]
+        if self.options.shifts > 1 and framing.chunk_samples is not None:
+            dice = torch.Generator().manual_seed(self.options.seed)
+            longest = round(MAX_SHIFT_S * self.model.sample_rate)
+            drawn = torch.randint(1, longest, (self.options.shifts - 1,), generator=dice)
+            leads += drawn.tolist()
+        return _Lanes(self, leads)
+
+    @torch.no_grad()
+    def run_chunk(self, chunk: Tensor) -> Tensor:
+        """Take one chunk through the network.
+
+        Args:
+            chunk: At the model's rate. Shape (C, n).
+
+        Returns:
+            The stems asked of the model, on the CPU. Shape (S, C, n).
+
+        Raises:
+            StemsplitError: The network's output is not finite.
+        """
+        encoded = self.model.encode(chunk.unsqueeze(0).to(self.device))
+        outputs = self._core(encoded.inputs)
+        stems = self.model.decode(outputs, encoded.carry, self._refine)[0]
+        if len(self._kept) != stems.shape[0]:
+            stems = stems[self._kept]
+        if not bool(torch.isfinite(stems.sum())):
+            raise StemsplitError(
+                f"the network gave values that are not numbers in {self.precision}",
+                help="use --precision fp32; if it is that already, the weights are damaged: "
+                "`stemsplit models verify`.",
+            )
+        return stems.cpu()
+
+
+class _Lanes:
+    """Runs of the same song whose chunks begin at different places, averaged. One lane is usual."""
+
+    def __init__(self, separator: Separator, leads: list[int]) -> None:
+        framing = separator._framing
+        self._separator = separator
+        self._leads = leads
+        self._chunkers = [
+            Chunker(framing.chunk_samples, framing.overlap_samples, lead) for lead in leads
+        ]
+        self._joiners = [Joiner(framing.overlap_samples, framing.edge_samples) for _ in leads]
+        self._ready = [SampleQueue() for _ in leads]
+        self._to_drop = list(leads)
+
+    def feed(self, block: Tensor) -> Iterator[Tensor]:
+        """Take the next block, shape (C, n), and yield finished stems, shape (S, C, m)."""
+        for lane, chunker in enumerate(self._chunkers):
+            for chunk in chunker.feed(block):
+                self._run(lane, chunk)
+                yield from self._take()
+
+    def flush(self) -> Iterator[Tensor]:
+        """Yield what is left, at the end."""
+        for lane, chunker in enumerate(self._chunkers):
+            for chunk in chunker.flush():
+                self._run(lane, chunk)
+                yield from self._take()
+            rest = self._joiners[lane].flush()
+            if rest is not None:
+                self._push(lane, rest)
+        yield from self._take()
+
+    def _run(self, lane: int, chunk: Chunk) -> None:
+        stems = self._separator.run_chunk(chunk.samples)
+        self._push(lane, self._joiners[lane].add(chunk.start, stems))
+
+    def _push(self, lane: int, piece: Tensor) -> None:
+        """Queue a lane's stems less the zeros that moved its chunks."""
+        dropped = min(self._to_drop[lane], piece.shape[-1])
+        self._to_drop[lane] -= dropped
+        self._ready[lane].push(piece[..., dropped:])
+
+    def _take(self) -> Iterator[Tensor]:
+        count = min(queue.length for queue in self._ready)
+        if count:
+            pieces = [queue.pop(count) for queue in self._ready]
+            yield pieces[0] if len(pieces) == 1 else torch.stack(pieces).mean(dim=0)
+
+
+def _with_channels(samples: Tensor, channels: int) -> Tensor:
+    """Turn one or two channels into as many as the model takes. Shape: (C, n) -> (channels, n)."""
+    if samples.shape[0] == channels:
+        return samples
+    if samples.shape[0] == 1:
+        return samples.expand(channels, -1)
+    return samples.mean(dim=0, keepdim=True)
