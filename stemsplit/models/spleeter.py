@@ -32,15 +32,13 @@ class SpleeterConfig(ModelConfig):
             ways (4 and 5 stems).
         head: "sigmoid": every net scales the mixture on its own (2 and 4 stems); "softmax": the
             nets' outputs share it (5 stems).
-        extension: What the masks are above the networks' band: "average" of their uppermost
-            `extension_bins` bins, or "zeros".
-        extension_bins: See `extension`.
+        extension: What the masks are above the networks' band (11 kHz): each frame's "average" over
+            the band, or "zeros", as published.
     """
 
     activation: Literal["leaky_relu", "elu"] = "leaky_relu"
     head: Literal["sigmoid", "softmax"] = "sigmoid"
     extension: Literal["average", "zeros"] = "average"
-    extension_bins: int = 512
 
 
 class Down(nn.Module):
@@ -157,7 +155,7 @@ class Spleeter(SpectralModel):
     pad_mode = "constant"
     # 512 frames exactly, as the networks were trained.
     chunk = ChunkPlan(
-        samples=(SEGMENT_FRAMES - 1) * 1024, overlap=0.1, edge_samples=4096, fixed=True
+        samples=(SEGMENT_FRAMES - 1) * 1024, overlap=0.05, edge_samples=4096, fixed=True
     )
 
     def __init__(self, config: SpleeterConfig) -> None:
@@ -193,6 +191,7 @@ class Spleeter(SpectralModel):
         """Continue the masks above the networks' band. Shape: (..., 1024, N) -> (..., F, N)."""
         if self.config.extension == "zeros":
             return functional.pad(masks, (0, 0, 0, bins - masks.shape[-2]))
-        top = masks[..., -self.config.extension_bins :, :].mean(dim=-2, keepdim=True)
-        above = top.expand(*masks.shape[:-2], bins - masks.shape[-2], masks.shape[-1])
+        above = masks.mean(dim=-2, keepdim=True).expand(
+            *masks.shape[:-2], bins - masks.shape[-2], masks.shape[-1]
+        )
         return torch.cat((masks, above), dim=-2)
