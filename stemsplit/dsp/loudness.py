@@ -1,10 +1,11 @@
 """Loudness as ITU-R BS.1770-4 defines it, measured while the samples stream by.
 
-The K-weighting is two second-order filters in a row (BS.1770-4, annex 1, tables 1 and 2). They are run
-exactly, but a frame of P samples at a time: with the state s before a frame u,
+The K-weighting is two second-order filters in a row (BS.1770-4, annex 1, tables 1 and 2). They are
+run exactly, but a frame of P samples at a time: with the state s before a frame u,
 
-    y  = T u + O s        T: (P, P) lower triangular, the impulse response; O: (P, 4), what s rings on
-    s' = M s + R u        M = A^P: (4, 4); R: (4, P)
+    y  = T u + O s        T: (P, P), lower triangular: the impulse response
+                          O: (P, 4): how the state rings on
+    s' = M s + R u        M: (4, 4); R: (4, P)
 
 so that nearly all the work is one matrix product, and the recursion runs over frames only.
 """
@@ -128,7 +129,8 @@ class LoudnessMeter:
         padded = np.pad(self._waiting, ((0, 0), (0, FRAME_SAMPLES - rest)))
         power = np.concatenate((self._power, self._weigh(padded)[0][:rest]))
         hops = len(power) // self._hop
-        return power[: hops * self._hop].reshape(hops, self._hop).sum(axis=1, dtype=np.float64)
+        whole = power[: hops * self._hop].reshape(hops, self._hop)
+        return np.asarray(whole.sum(axis=1, dtype=np.float64))
 
 
 class _FilterMatrices(NamedTuple):
@@ -165,7 +167,7 @@ def _shelf(sample_rate: int) -> Biquad:
     The analogue filter behind the standard's coefficients for 48 kHz, transformed bilinearly to
     the rate at hand; at 48 kHz it gives table 1 back.
     """
-    k = math.tan(math.pi * _below_nyquist(1681.974450955533, sample_rate) / sample_rate)
+    k = math.tan(math.pi * min(1681.974450955533 / sample_rate, 0.49))
     q = 0.7071752369554196
     high = 10 ** (3.999843853973347 / 20)
     middle = high**0.4996667741545416
@@ -183,10 +185,6 @@ def _high_pass(sample_rate: int) -> Biquad:
     q = 0.5003270373238773
     scale = 1 + k / q + k * k
     return (1.0, -2.0, 1.0), (2 * (k * k - 1) / scale, (1 - k / q + k * k) / scale)
-
-
-def _below_nyquist(frequency_hz: float, sample_rate: int) -> float:
-    return min(frequency_hz, 0.49 * sample_rate)
 
 
 StateSpace = tuple[Matrix, Matrix, Matrix, float]
