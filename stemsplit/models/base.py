@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from stemsplit.dsp.stft import PadMode, istft, stft
 from stemsplit.errors import CheckpointError, UnknownNameError
@@ -74,6 +75,11 @@ class ModelConfig:
     stems: tuple[str, ...]
     channels: int = 2
     sample_rate: int = 44100
+
+    @classmethod
+    def tiny(cls, stems: tuple[str, ...]) -> Self:
+        """Return the smallest configuration that has all parts of the architecture, for tests."""
+        return cls(stems)
 
 
 class StemModel(nn.Module, ABC):

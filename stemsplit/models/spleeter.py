@@ -7,17 +7,18 @@ separation with deep U-Net convolutional networks, ISMIR 2017, made wider.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
 from stemsplit.models.base import ChunkPlan, ModelConfig, SpectralModel
 
-WIDTHS = (16, 32, 64, 128, 256, 512)
-SEGMENT_FRAMES = 512
 BAND_BINS = 1024
 NORM_EPS = 1e-3
 MASK_EPS = 1e-10
@@ -32,6 +33,8 @@ class SpleeterConfig(ModelConfig):
             ways (4 and 5 stems).
         head: "sigmoid": every net scales the mixture on its own (2 and 4 stems); "softmax": the
             nets' outputs share it (5 stems).
+        widths: Channels of the six levels.
+        segment_frames: How many frames a network sees at once; divides by 64.
         extension: What the masks are above the networks' band (11 kHz): each frame's "average" over
             the band, or "zeros", as published.
     """
@@ -39,6 +42,13 @@ class SpleeterConfig(ModelConfig):
     activation: Literal["leaky_relu", "elu"] = "leaky_relu"
     head: Literal["sigmoid", "softmax"] = "sigmoid"
     extension: Literal["average", "zeros"] = "average"
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    segment_frames: int = 512
+
+    @classmethod
+    def tiny(cls, stems: tuple[str, ...]) -> Self:
+        """Return a network of a few thousand parameters on 1.5 s."""
+        return cls(stems, widths=(2, 3, 4, 5, 6, 7), segment_frames=64)
 
 
 class Down(nn.Module):
@@ -86,18 +96,18 @@ class UNet(nn.Module):
     Shape: magnitude (B, C, N, F) -> logits (B, C, N, F); N and F must divide by 64.
     """
 
-    def __init__(self, channels: int, activation: str) -> None:
+    def __init__(self, channels: int, activation: str, widths: Sequence[int]) -> None:
         super().__init__()
         elu = activation == "elu"
         down_activation = nn.ELU() if elu else nn.LeakyReLU(0.2)
         up_activation = nn.ELU() if elu else nn.ReLU()
-        down_wide = zip((channels, *WIDTHS), WIDTHS, strict=False)
+        deepest = len(widths) - 1
         self.down = nn.ModuleList(
-            Down(wide_in, wide_out, down_activation, norm=wide_out < WIDTHS[-1])
-            for wide_in, wide_out in down_wide
+            Down(wide_in, wide_out, down_activation, norm=level < deepest)
+            for level, (wide_in, wide_out) in enumerate(pairwise((channels, *widths)))
         )
-        outs = (*reversed(WIDTHS[:-1]), 1)
-        ins = (WIDTHS[-1], *(2 * wide for wide in outs[:-1]))
+        outs = (*reversed(widths[:-1]), 1)
+        ins = (widths[-1], *(2 * wide for wide in outs[:-1]))
         self.up = nn.ModuleList(
             Up(wide_in, wide_out, up_activation)
             for wide_in, wide_out in zip(ins, outs, strict=True)
@@ -131,7 +141,7 @@ class SpleeterCore(nn.Module):
         super().__init__()
         self.head = config.head
         self.nets = nn.ModuleDict(
-            {stem: UNet(config.channels, config.activation) for stem in config.stems}
+            {stem: UNet(config.channels, config.activation, config.widths) for stem in config.stems}
         )
 
     def forward(self, magnitude: Tensor) -> Tensor:
@@ -153,30 +163,31 @@ class Spleeter(SpectralModel):
     n_fft = 4096
     hop_length = 1024
     pad_mode = "constant"
-    # 512 frames exactly, as the networks were trained.
-    chunk = ChunkPlan(
-        samples=(SEGMENT_FRAMES - 1) * 1024, overlap=0.05, edge_samples=4096, fixed=True
-    )
 
     def __init__(self, config: SpleeterConfig) -> None:
         super().__init__(config)
+        # As many frames as the networks were trained on, and no segment that is part zeros.
+        samples = (config.segment_frames - 1) * self.hop_length
+        overlap = max(0.05, 3 * self.n_fft / samples)
+        self.chunk = ChunkPlan(samples, overlap, edge_samples=self.n_fft, fixed=True)
         self.core = SpleeterCore(config)
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
         """Cut the magnitudes to the band and to segments, zeros behind the last.
 
-        Shape: (B, C, F, N) -> (B * K, C, 512, 1024), K segments.
+        Shape: (B, C, F, N) -> (B * K, C, N_segment, 1024), K segments.
         """
         channels, frames = mixture.shape[1], mixture.shape[3]
+        wide = self.config.segment_frames
         magnitude = mixture[:, :, :BAND_BINS].abs().transpose(2, 3)
-        magnitude = functional.pad(magnitude, (0, 0, 0, -frames % SEGMENT_FRAMES))
-        segments = magnitude.unflatten(2, (-1, SEGMENT_FRAMES)).transpose(1, 2)
-        return (segments.reshape(-1, channels, SEGMENT_FRAMES, BAND_BINS),)
+        magnitude = functional.pad(magnitude, (0, 0, 0, -frames % wide))
+        segments = magnitude.unflatten(2, (-1, wide)).transpose(1, 2)
+        return (segments.reshape(-1, channels, wide, BAND_BINS),)
 
     def estimate(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
         """Mask the mixture by each stem's share of the squared magnitudes.
 
-        Shape: (B * K, S, C, 512, 1024), (B, C, F, N) -> (B, S, C, F, N).
+        Shape: (B * K, S, C, N_segment, 1024), (B, C, F, N) -> (B, S, C, F, N).
         """
         batch, _, bins, frames = mixture.shape
         (magnitudes,) = outputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,13 +125,18 @@ class Separator:
                 yield from self._run(audio, notices)
 
     def separate(
-        self, mixture: Tensor | str | os.PathLike[str], sample_rate: int | None = None
+        self,
+        mixture: Tensor | str | os.PathLike[str],
+        sample_rate: int | None = None,
+        *,
+        on_event: Callable[[Event], None] | None = None,
     ) -> dict[str, Tensor]:
         """Separate a file or an array, and hold all of its stems in memory.
 
         Args:
             mixture: A path, or samples of shape (C, T) or (T,), one or two channels.
             sample_rate: Of an array, Hz; the model's own when None.
+            on_event: Called with every event as it happens.
 
         Returns:
             Float32 stems on the CPU by name, as long as the mixture, at its rate. Shape (C, T).
@@ -146,6 +151,8 @@ class Separator:
             events = self.stream(mixture)
         pieces: dict[str, list[Tensor]] = {stem: [] for stem in self.stems}
         for event in events:
+            if on_event is not None:
+                on_event(event)
             if isinstance(event, StemBlock):
                 for stem, piece in event.stems.items():
                     pieces[stem].append(piece)

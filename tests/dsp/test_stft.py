@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stemsplit.dsp.stft import istft, stft
+
+
+@pytest.mark.parametrize("samples", [1, 2, 1023, 1024, 1025, 2048, 2049, 4096, 10_007])
+@pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
+def test_inverse_gives_back_every_sample(samples: int, pad_mode: str) -> None:
+    signal = torch.randn(2, 3, samples, generator=torch.Generator().manual_seed(samples))
+    spectrum = stft(signal, 4096, 1024, pad_mode=pad_mode)
+    assert spectrum.shape == (2, 3, 2049, samples // 1024 + 1)
+    torch.testing.assert_close(istft(spectrum, 1024, samples), signal, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("amplitude", [1e-3, 1.0, 1e3])
+def test_frames_are_windowed_transforms_centred_on_multiples_of_the_hop(amplitude: float) -> None:
+    signal = amplitude * np.random.default_rng(0).standard_normal(9000)
+    spectrum = stft(torch.from_numpy(signal), 1024, 256)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
+    padded = np.pad(signal, 512, mode="reflect")
+    for frame in (0, 1, 17, spectrum.shape[-1] - 1):
+        expected = np.fft.rfft(window * padded[256 * frame : 256 * frame + 1024])
+        np.testing.assert_allclose(
+            spectrum[:, frame].numpy(), expected, rtol=0, atol=1e-9 * amplitude
+        )
+
+
+def test_silence_stays_silence() -> None:
+    spectrum = stft(torch.zeros(1, 5000), 4096, 1024)
+    assert not spectrum.any()
+    assert not istft(spectrum, 1024, 5000).any()
