@@ -1,0 +1,1 @@
+"""Many songs: the same job for each, whatever becomes of the others."""

@@ -1,0 +1,193 @@
+"""Where a song's outputs grow until all of them are whole, and how they then appear at once.
+
+    song/stemsplit.json.part/      the staging folder, beside the manifest
+        00.wav 01.wav ...          outputs, then
+        manifest.json              the decision: from here on the song counts as done
+
+What dies before the manifest is there leaves a folder that the next run empties. What dies after it
+leaves renames that the next run carries out. Either way outputs are whole or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import filelock
+
+from stemsplit.errors import DiskFullError, OutputError
+from stemsplit.separation.manifest import (
+    PARTIAL_SUFFIX,
+    STAGED_MANIFEST,
+    Manifest,
+    read_manifest,
+)
+from stemsplit.separation.naming import Job
+
+_LOCK_NAME = "lock"
+_LOCK_WAIT_S = 0.5
+
+
+class Staging:
+    """A context in which a song's outputs are made; without `commit`, nothing of them stays.
+
+    Attributes:
+        folder: Where to write; on the outputs' own file system.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Name the folder; it is made on entering."""
+        self.folder = staging_folder(job)
+        self._job = job
+        self._made: list[Path] = []
+        self._is_committed = False
+        self._lock = filelock.FileLock(self.folder / _LOCK_NAME, timeout=_LOCK_WAIT_S)
+
+    def __enter__(self) -> Staging:
+        """Make the folder, carry out what an interrupted run had decided, drop what it had not.
+
+        Raises:
+            OutputError: The place cannot be written to, or another process is writing there.
+        """
+        try:
+            with refuse_os_errors(self.folder):
+                self._made = _make_folders(self.folder)
+                self._lock.acquire()
+                _move_outputs(self.folder, read_manifest(self.folder / STAGED_MANIFEST))
+                self._clear()
+        except filelock.Timeout:
+            raise OutputError(
+                f"another process is writing {str(self._job.manifest.parent)!r}",
+                help="let it finish, or stop it, and run again.",
+            ) from None
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove the folder and, without a commit, the folders that were made for it."""
+        self._leave()
+
+    def name(self, index: int, target: Path) -> Path:
+        """Return where the output that will be `target`, number `index`, is to be written."""
+        return self.folder / _staged_name(index, target)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Move every output to its place, the manifest last.
+
+        Args:
+            manifest: Of all files; each lies where `name` says.
+
+        Raises:
+            OutputError: A place cannot be written to; the next run will try again.
+        """
+        staged = self.folder / STAGED_MANIFEST
+        with refuse_os_errors(self._job.manifest):
+            _write_whole(staged, manifest.to_json())
+            _move_outputs(self.folder, manifest)
+        self._is_committed = True
+
+    def _leave(self) -> None:
+        is_decided = (self.folder / STAGED_MANIFEST).exists()
+        if not is_decided:
+            with contextlib.suppress(OSError):
+                self._clear()
+        if self._lock.is_locked:
+            # Unlinked while it is held, so that nobody holds another lock of this name meanwhile;
+            # Windows cannot unlink what is open.
+            self._unlink_lock()
+            self._lock.release()
+            if os.name == "nt":
+                self._unlink_lock()
+        made = [] if self._is_committed else self._made[::-1]
+        for folder in (self.folder, *made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _unlink_lock(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / _LOCK_NAME).unlink()
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK_NAME:
+                path.unlink()
+
+
+def staging_folder(job: Job) -> Path:
+    """Return where a job's outputs grow: the same place in every run."""
+    return job.manifest.with_name(job.manifest.name + PARTIAL_SUFFIX)
+
+
+def _move_outputs(staging: Path, manifest: Manifest | None) -> None:
+    """Give the files of a staged manifest their names; those moved already are left alone."""
+    if manifest is None:
+        return
+    place = staging.parent
+    for index, record in enumerate(manifest.files):
+        target = place / record.file
+        staged = staging / _staged_name(index, target)
+        if staged.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, target)
+    target = staging.with_name(staging.name.removesuffix(PARTIAL_SUFFIX))
+    os.replace(staging / STAGED_MANIFEST, target)
+
+
+def _staged_name(index: int, target: Path) -> str:
+    return f"{index:02d}{target.suffix}"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Make a folder and its parents; return those that were not there, outermost first."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+@contextlib.contextmanager
+def refuse_os_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's error into one that says what to do.
+
+    Raises:
+        DiskFullError: No space is left, or the quota is used up.
+        OutputError: Anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        said = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"no space is left for {str(path)!r}: {said}",
+                help="free some space and run again; songs that are done are skipped.",
+            ) from error
+        raise OutputError(
+            f"{str(error.filename or path)!r} cannot be written: {said}",
+            help="choose a folder that you may write to with -o.",
+        ) from error
+
+
+_FULL: Sequence[int] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
