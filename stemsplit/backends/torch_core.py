@@ -75,6 +75,12 @@ class TorchCore:
         self._core = core.to(device).eval()
         self._device = device
         self._dtype = PRECISIONS[precision]
+        # Convolutions on a CPU are about a tenth faster when channels are the fastest axis.
+        self._channels_last = device.type == "cpu" and any(
+            isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
+        )
+        if self._channels_last:
+            core.to(memory_format=torch.channels_last)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run once.
@@ -89,6 +95,8 @@ class TorchCore:
             DeviceError: The device has not enough memory.
         """
         lowered = self._dtype is not torch.float32
+        if self._channels_last:
+            inputs = tuple(_to_channels_last(tensor) for tensor in inputs)
         try:
             with torch.autocast(self._device.type, dtype=self._dtype, enabled=lowered):
                 outputs = self._core(*inputs)
@@ -99,3 +107,7 @@ class TorchCore:
             ) from error
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return tuple(output.float() for output in outputs)
+
+
+def _to_channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

