@@ -193,16 +193,18 @@ class Spleeter(SpectralModel):
         (magnitudes,) = outputs
         power = magnitudes.square()
         total = power.sum(dim=1, keepdim=True) + MASK_EPS
-        masks = (power[:, self.stem_indices] + MASK_EPS / len(self.config.stems)) / total
+        wanted = power if self.stems == self.config.stems else power[:, self.stem_indices]
+        masks = (wanted + MASK_EPS / len(self.config.stems)) / total
         segments = masks.unflatten(0, (batch, -1)).transpose(1, 2).transpose(2, 3)
-        masks = segments.flatten(3, 4)[:, :, :, :frames].transpose(3, 4)
-        return mixture.unsqueeze(1) * self._extend(masks, bins)
-
-    def _extend(self, masks: Tensor, bins: int) -> Tensor:
-        """Continue the masks above the networks' band. Shape: (..., 1024, N) -> (..., F, N)."""
+        masks = segments.flatten(3, 4)[:, :, :, :frames]
+        # A transform's frames lie in memory one after the other: mask them in that order, and as
+        # pairs of real numbers, for a complex product would multiply by zeros too.
+        parts = torch.view_as_real(mixture.transpose(2, 3)).unsqueeze(1)
+        masked = parts.new_empty(*masks.shape[:3], frames, bins, 2)
+        masked[..., :BAND_BINS, :] = parts[..., :BAND_BINS, :] * masks.unsqueeze(-1)
         if self.config.extension == "zeros":
-            return functional.pad(masks, (0, 0, 0, bins - masks.shape[-2]))
-        above = masks.mean(dim=-2, keepdim=True).expand(
-            *masks.shape[:-2], bins - masks.shape[-2], masks.shape[-1]
-        )
-        return torch.cat((masks, above), dim=-2)
+            masked[..., BAND_BINS:, :] = 0
+        else:
+            average = masks.mean(dim=-1, keepdim=True).unsqueeze(-1)
+            masked[..., BAND_BINS:, :] = parts[..., BAND_BINS:, :] * average
+        return torch.view_as_complex(masked).transpose(3, 4)
