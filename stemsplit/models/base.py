@@ -90,10 +90,14 @@ class StemModel(nn.Module, ABC):
         stems: What `forward` returns, in order; a subset of `config.stems` after `only`.
         chunk: How the separator feeds it by default.
         core: All the weights; real tensors in, real tensors (one or a tuple) out.
+        name: What the model is called, once it is loaded.
+        weights_sha256: Identifies the weights and how they were read, once they are loaded.
     """
 
     Config: ClassVar[type[ModelConfig]]
 
+    name: str = ""
+    weights_sha256: str = ""
     config: ModelConfig
     core: nn.Module
     chunk: ChunkPlan

@@ -81,7 +81,8 @@ class Ensemble(StemModel):
         wanted = set(self.stems)
         kept = []
         for member in self._members:
-            mine = [stem for stem in member.model.stems if stem in wanted & set(member.weights)]
+            heard = {stem for stem, weight in member.weights.items() if weight > 0}
+            mine = [stem for stem in member.model.stems if stem in wanted & heard]
             if mine:
                 kept.append(Member(member.model.only(mine), member.weights))
         missing = wanted.difference(*(member.model.stems for member in kept))

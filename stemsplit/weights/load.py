@@ -1,0 +1,159 @@
+"""From a model's name, or a path, to a network with its weights: fetch, convert once, fill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stemsplit.errors import CheckpointError, RegistryError
+from stemsplit.models.base import StemModel, build_config
+from stemsplit.models.catalogue import find_architecture
+from stemsplit.models.ensemble import Ensemble, Member
+from stemsplit.weights.convert import convert, write_safetensors
+from stemsplit.weights.own_models import describe, find_entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stemsplit.weights.registry import ModelEntry, Registry
+    from stemsplit.weights.store import FetchedFile, Store
+
+# Part of every converted file's name: raise it when conversion changes what it gives.
+CONVERSION = 1
+
+
+def load_model(
+    name: str | os.PathLike[str] | None,
+    *,
+    registry: Registry,
+    store: Store,
+    on_progress: Callable[..., None] | None = None,
+) -> StemModel:
+    """Return a network in evaluation mode, on the CPU, with `name` and `weights_sha256` set.
+
+    Args:
+        name: A registry name, a path of a model of one's own, or None for the default.
+        registry: Where names are looked up.
+        store: Where files are kept.
+        on_progress: Handed to `Store.fetch`.
+
+    Raises:
+        UnknownNameError: Neither a name nor a path.
+        WeightsError: The weights cannot be fetched, are not the published ones, or do not fit.
+    """
+    return _load_entry(find_entry(name, registry), registry, store, on_progress)
+
+
+def _load_entry(
+    entry: ModelEntry, registry: Registry, store: Store, on_progress: Callable[..., None] | None
+) -> StemModel:
+    if entry.members:
+        members = [
+            Member(
+                _load_entry(registry.get(member.model), registry, store, on_progress),
+                member.weights,
+            )
+            for member in entry.members
+        ]
+        model: StemModel = Ensemble(entry.stems, members)
+        sources = [member.model.weights_sha256 for member in members]
+        digest = hashlib.sha256("".join(sources).encode()).hexdigest()
+    else:
+        model = build_model(entry)
+        fetched = store.fetch(entry, on_progress)
+        digest = _digest(entry, fetched)
+        _fill(model, _converted(entry, model, fetched, store, digest), entry.name)
+    if entry.chunk:
+        model.chunk = replace(model.chunk, **entry.chunk)  # type: ignore[arg-type]  # the registry has checked keys and types
+    model.name = entry.name
+    model.weights_sha256 = digest
+    return model.eval()
+
+
+def build_model(entry: ModelEntry) -> StemModel:
+    """Build an entry's network without memory for its weights: they come from a file.
+
+    Raises:
+        RegistryError: The entry's configuration is not one of its architecture.
+    """
+    assert entry.architecture is not None
+    kind = find_architecture(entry.architecture)
+    values = {
+        **entry.config,
+        "stems": entry.stems,
+        "channels": entry.channels,
+        "sample_rate": entry.sample_rate,
+    }
+    try:
+        config = build_config(kind.Config, values)
+        with torch.device("meta"):
+            return kind(config)
+    except (TypeError, ValueError) as error:
+        raise RegistryError(
+            f"the configuration of model {entry.name!r} does not build: {error}",
+            help="compare its table with the architecture's configuration: docs/models.md.",
+        ) from error
+
+
+def _digest(entry: ModelEntry, fetched: tuple[FetchedFile, ...]) -> str:
+    """Identify weights and how they were read, by the sha256 of every file and the entry."""
+    told = {
+        "architecture": entry.architecture,
+        "config": dict(entry.config),
+        "stems": entry.stems,
+        "files": [[one.sha256, one.file.format, one.file.keymap, one.file.stem] for one in fetched],
+        "conversion": CONVERSION,
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _converted(
+    entry: ModelEntry,
+    model: StemModel,
+    fetched: tuple[FetchedFile, ...],
+    store: Store,
+    digest: str,
+) -> Path:
+    """Return the safetensors file of these weights, made now if this is the first time."""
+    path = store.converted_path(f"{entry.name}-{digest[:16]}")
+    if path.exists():
+        return path
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    files = [(one.path, one.file.format, one.file.keymap, one.file.stem) for one in fetched]
+    arrays = convert(files, entry.stems, shapes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(arrays, path, {**describe(entry), "digest": digest})
+    return path
+
+
+def _fill(model: StemModel, path: Path, name: str) -> None:
+    """Give a network on no device its weights, all of them and no others.
+
+    Raises:
+        CheckpointError: The file does not hold exactly this network's tensors.
+    """
+    tensors: Mapping[str, Tensor] = load_file(path)
+    counters = {
+        key: torch.zeros((), dtype=torch.long)
+        for key in model.state_dict()
+        if key.endswith("num_batches_tracked") and key not in tensors
+    }
+    try:
+        model.load_state_dict({**tensors, **counters}, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the converted weights of {name!r} do not fit: {str(error).splitlines()[-1].strip()}",
+            help=f"remove them with `stemsplit models remove {name}` and download them again.",
+        ) from error

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from linear_model import LinearModel
+from torch import Tensor
+
+from stemsplit.errors import (
+    DecodeError,
+    EmptyAudioError,
+    StemsplitError,
+    UnknownNameError,
+    UsageError,
+)
+from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+from stemsplit.separation.events import Finished, Progress, Started, StemBlock
+from stemsplit.separation.separator import Separator
+
+SHARES = {"vocals": 0.3, "accompaniment": 0.7}
+
+
+def music(samples: int, channels: int = 2, amplitude: float = 0.3) -> Tensor:
+    dice = torch.Generator().manual_seed(samples)
+    return amplitude * torch.randn(channels, samples, generator=dice)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 4096, 50_000, 200_001])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stems_have_the_mixtures_length_and_channels(samples: int, channels: int) -> None:
+    mixture = music(samples, channels)
+    stems = Separator(LinearModel()).separate(mixture)
+    for stem, share in SHARES.items():
+        assert stems[stem].shape == mixture.shape
+        torch.testing.assert_close(stems[stem], share * mixture, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("amplitude", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("options", [{}, {"overlap": 0.5}, {"overlap": 0.0}, {"shifts": 3}])
+def test_a_network_that_changes_nothing_leaves_no_seam(
+    amplitude: float, options: dict[str, float]
+) -> None:
+    mixture = music(150_000, amplitude=amplitude)
+    stems = Separator(LinearModel(), **options).separate(mixture)
+    total = sum(stems.values())
+    torch.testing.assert_close(total, mixture, rtol=0, atol=2e-6 * amplitude)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 48000, 96000])
+def test_other_rates_come_back_at_their_own(rate: int) -> None:
+    time_s = torch.arange(2 * rate) / rate
+    tone = torch.sin(2 * torch.pi * 440 * time_s).repeat(2, 1)
+    stems = Separator(LinearModel()).separate(tone, sample_rate=rate)
+    assert stems["vocals"].shape == tone.shape
+    middle = slice(rate // 10, -rate // 10)
+    share = SHARES["vocals"]
+    torch.testing.assert_close(
+        stems["vocals"][:, middle], share * tone[:, middle], rtol=0, atol=3e-4
+    )
+
+
+def test_the_residual_is_what_is_left() -> None:
+    mixture = music(90_000)
+    stems = Separator(LinearModel(), stems=("vocals",), residual=True).separate(mixture)
+    assert tuple(stems) == ("vocals", "residual")
+    torch.testing.assert_close(stems["vocals"] + stems["residual"], mixture, rtol=0, atol=1e-7)
+    two = Separator(LinearModel(), two_stems="vocals").separate(mixture)
+    assert tuple(two) == ("vocals", "no_vocals")
+    assert torch.equal(two["no_vocals"], stems["residual"])
+
+
+def test_the_residual_sums_exactly_at_another_rate_too() -> None:
+    mixture = music(48_000)
+    stems = Separator(LinearModel(), residual=True).separate(mixture, sample_rate=48000)
+    torch.testing.assert_close(sum(stems.values()), mixture, rtol=0, atol=1e-6)
+
+
+def test_chunked_spleeter_agrees_with_itself_in_one_piece() -> None:
+    model = Spleeter(SpleeterConfig.tiny(("vocals", "accompaniment"))).eval()
+    mixture = music(300_000)
+    whole = Separator(model, framing="original").separate(mixture)
+    chunked = Separator(model).separate(mixture)
+    for stem, expected in whole.items():
+        error = (chunked[stem] - expected).norm() / expected.norm()
+        assert error < 0.02
+
+
+def test_shifts_are_seeded() -> None:
+    model = Spleeter(SpleeterConfig.tiny(("vocals", "accompaniment"))).eval()
+    mixture = music(150_000)
+    first, again, other = (
+        Separator(model, shifts=2, seed=seed).separate(mixture)["vocals"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_events_of_a_file(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "song.wav", music(100_000))
+    events = list(Separator(LinearModel()).stream(path))
+    started, finished = events[0], events[-1]
+    assert isinstance(started, Started)
+    assert (started.sample_rate, started.channels) == (44100, 2)
+    assert started.total_samples == 100_000
+    assert isinstance(finished, Finished)
+    assert finished.samples == 100_000
+    position = 0
+    for event in events:
+        if isinstance(event, StemBlock):
+            assert event.start == position
+            position += event.stems["vocals"].shape[-1]
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert progress[-1].done_samples == position == 100_000
+
+
+def test_a_file_and_its_samples_give_the_same(tmp_path: Path) -> None:
+    mixture = (music(100_000) * 32768).round() / 32768
+    path = write_wav(tmp_path / "song.wav", mixture)
+    separator = Separator(LinearModel())
+    from_file, from_array = separator.separate(path), separator.separate(mixture)
+    for stem in separator.stems:
+        torch.testing.assert_close(from_file[stem], from_array[stem], rtol=0, atol=1e-6)
+
+
+def test_start_and_duration(tmp_path: Path) -> None:
+    mixture = (music(100_000) * 32768).round() / 32768
+    path = write_wav(tmp_path / "song.wav", mixture)
+    stems = Separator(LinearModel(), start_s=0.5, duration_s=1.0).separate(path)
+    expected = SHARES["vocals"] * mixture[:, 22050 : 22050 + 44100]
+    torch.testing.assert_close(stems["vocals"], expected, rtol=0, atol=1e-6)
+
+
+def test_closing_the_stream_stops_every_thread(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "song.wav", music(3_000_000))
+    before = threading.active_count()
+    events = Separator(LinearModel()).stream(path)
+    assert any(isinstance(event, StemBlock) for event in events)
+    events.close()
+    assert threading.active_count() == before
+
+
+def test_a_file_that_is_not_audio(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    path.write_bytes(b"this is not a song" * 100)
+    with pytest.raises(DecodeError):
+        Separator(LinearModel()).separate(path)
+
+
+def test_arrays_that_are_no_song() -> None:
+    with pytest.raises(UsageError, match=r"\(3, 10\)"):
+        Separator(LinearModel()).separate(torch.zeros(3, 10))
+    with pytest.raises(EmptyAudioError):
+        Separator(LinearModel()).separate(torch.zeros(2, 0))
+
+
+def test_options_are_refused_before_anything_runs() -> None:
+    with pytest.raises(UnknownNameError, match="vocals"):
+        Separator(LinearModel(), stems=("vocal",))
+    with pytest.raises(UnknownNameError):
+        Separator(LinearModel(), device="gpu")
+    with pytest.raises(UsageError, match="spectrograms"):
+        Separator(LinearModel(), wiener=1)
+
+
+def test_a_network_that_gives_no_numbers_is_not_written() -> None:
+    class Broken(LinearModel):
+        def decode(self, *args: object, **kwargs: object) -> Tensor:
+            return super().decode(*args, **kwargs) * float("nan")  # type: ignore[arg-type]
+
+    with pytest.raises(StemsplitError, match="not numbers"):
+        Separator(Broken()).separate(music(10_000))
+
+
+def write_wav(path: Path, samples: Tensor) -> Path:
+    import wave
+
+    pcm = np.clip(np.rint(samples.numpy().T * 32768), -32768, 32767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(44100)
+        file.writeframes(pcm.tobytes())
+    return path
