@@ -1,0 +1,168 @@
+"""Conversion: a reader per format, and the one call that turns published files into a network's.
+
+    bytes --read_checkpoint--> Checkpoint --keymap--> {target name: array} --write_safetensors-->
+
+Readers never run what they read: a pickle goes through a machine of this package's own.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from stemsplit.errors import CheckpointError, UnknownNameError
+from stemsplit.weights.convert.checkpoint import Array, Checkpoint, Scalar, damaged
+from stemsplit.weights.convert.numpy_arrays import read_npz
+from stemsplit.weights.convert.safe_tensors import read_safetensors, write_safetensors
+from stemsplit.weights.convert.sstable import MAGIC
+from stemsplit.weights.convert.tensorflow import find_prefix, read_tensorflow
+from stemsplit.weights.convert.torch_pickle import ZIP_START, read_torch_pickle
+from stemsplit.weights.keymaps import build_keymap, fill_targets, rename_arrays
+
+__all__ = [
+    "FORMATS",
+    "Array",
+    "Checkpoint",
+    "Scalar",
+    "convert",
+    "read_checkpoint",
+    "read_safetensors",
+    "read_weights",
+    "sniff_format",
+    "write_safetensors",
+]
+
+FORMATS = ("torch-pickle", "tensorflow", "safetensors", "numpy")
+"""What a registry may call a file's format."""
+
+WeightRow = tuple[Path, str, str | None, str | None]
+"""One file of a model: where it is, its format, its keymap and, if it has one only, its stem."""
+
+
+def convert(
+    files: Sequence[WeightRow], stems: Sequence[str], target_shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """Return a network's tensors from all the files of one model.
+
+    Args:
+        files: (path, format, keymap, stem) of each; no keymap where the names are the network's own
+            already. The files of one TensorFlow checkpoint may stand in several rows.
+        stems: The model's, in the order of the published network.
+        target_shapes: Name and shape of every tensor the network has.
+
+    Returns:
+        An array for each target, of its shape, in C order and this machine's byte order.
+
+    Raises:
+        UnsafeWeightsError: A pickle asks for a global outside the allow-list.
+        CheckpointError: A file is missing or damaged, or tensors are missing, left over or of
+            another shape; they are listed.
+        UnknownNameError: A format or a keymap does not exist.
+        RegistryError: A keymap needs a stem and the file names none, or one that is not there.
+    """
+    renamed: dict[str, Array] = {}
+    unused: list[str] = []
+    for paths, format, keymap_name, stem in _join_parts(files):
+        keymap = build_keymap(keymap_name, stem, stems)
+        checkpoint = _read(paths, format, keymap.inert)
+        found = rename_arrays(keymap, checkpoint.arrays)
+        if twice := sorted(renamed.keys() & found.arrays.keys()):
+            raise damaged(paths[0], f"{twice[0]!r} is in another of the model's files already")
+        renamed.update(found.arrays)
+        unused.extend(found.unused)
+    return fill_targets(renamed, unused, target_shapes)
+
+
+def read_checkpoint(path: Path, format: str, *, inert: frozenset[str] = frozenset()) -> Checkpoint:
+    """Return the arrays and the metadata of a file.
+
+    Args:
+        path: The file; for "tensorflow" any of the checkpoint's, its folder or its prefix.
+        format: One of `FORMATS`.
+        inert: For "torch-pickle": dotted names of classes to be kept as placeholders.
+
+    Raises:
+        UnknownNameError: There is no such format.
+        UnsafeWeightsError: A pickle asks for a global outside the allow-list.
+        CheckpointError: The file is missing, damaged or of another format.
+    """
+    return _read((path,), format, inert)
+
+
+def read_weights(path: Path, format: str) -> dict[str, Array]:
+    """Return the arrays of a file by name; see `read_checkpoint`."""
+    return dict(read_checkpoint(path, format).arrays)
+
+
+def sniff_format(path: Path) -> str | None:
+    """Return the format of a person's own file by what is in it, or None where that is unknown.
+
+    Args:
+        path: A file, or the folder or prefix of a TensorFlow checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return "tensorflow" if len(list(path.glob("*.index"))) == 1 else None
+        prefix = find_prefix(path)
+        index = prefix.with_name(f"{prefix.name}.index")
+        if index.is_file() and index.read_bytes()[-len(MAGIC) :] == MAGIC:
+            return "tensorflow"
+        with path.open("rb") as file:
+            start = file.read(16)
+            if start.startswith(ZIP_START):
+                file.seek(0)
+                return _sniff_zip(file.read())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+        return "torch-pickle"
+    if len(start) > 8 and start[8:9] == b"{":
+        return "safetensors"
+    return None
+
+
+def _sniff_zip(data: bytes) -> str | None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist()]
+    except (zipfile.BadZipFile, ValueError):
+        return None
+    if any(name.name == "data.pkl" for name in names):
+        return "torch-pickle"
+    return "numpy" if names and all(name.suffix == ".npy" for name in names) else None
+
+
+def _join_parts(
+    files: Sequence[WeightRow],
+) -> list[tuple[tuple[Path, ...], str, str | None, str | None]]:
+    """Put the rows that are one TensorFlow checkpoint together: those of one prefix and keymap."""
+    groups: dict[tuple[str, str, str | None, str | None], list[Path]] = {}
+    for row, (path, format, keymap, stem) in enumerate(files):
+        name = find_prefix(path).name if format == "tensorflow" else str(row)
+        groups.setdefault((name, format, keymap, stem), []).append(path)
+    return [(tuple(paths), *key[1:]) for key, paths in groups.items()]
+
+
+def _read(paths: tuple[Path, ...], format: str, inert: frozenset[str]) -> Checkpoint:
+    if format not in FORMATS:
+        raise UnknownNameError("format", format, FORMATS)
+    try:
+        if format == "torch-pickle":
+            return read_torch_pickle(paths[0], inert)
+        if format == "tensorflow":
+            return read_tensorflow(paths)
+        return read_safetensors(paths[0]) if format == "safetensors" else read_npz(paths[0])
+    except OSError as error:
+        raise _unreadable(paths[0], error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be read: {error.strerror or error}",
+        help="check that the file exists and that you may read it.",
+    )
