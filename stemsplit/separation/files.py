@@ -136,10 +136,9 @@ def separate_file(
     if is_clean and not options.overwrite and proves_done(job, source, recipe):
         return _skip(job)
     with Staging(job) as staging:
-        if not options.overwrite:
-            if proves_done(job, source, recipe):
-                return _skip(job)
-            _refuse_foreign(job)
+        if not options.overwrite and proves_done(job, source, recipe):
+            return _skip(job)
+        _refuse_foreign(job, options.overwrite)
         run = _Run(separator, job, options, on_event, cancelled, staging)
         finished, manifest = run.separate(source, recipe)
         staging.commit(manifest)
@@ -364,21 +363,27 @@ def _fingerprint(job: Job) -> tuple[int, int]:
     return (found.st_size, found.st_mtime_ns)
 
 
-def _refuse_foreign(job: Job) -> None:
+def _refuse_foreign(job: Job, overwrite: bool) -> None:
     """Check that nothing would be lost: what is in the way is our own work.
 
     A manifest that is damaged still says whose the files around it are.
 
     Raises:
-        OutputError: There is a file that no manifest lists.
+        OutputError: There is a folder, or a file that no manifest lists.
     """
     manifest = read_manifest(job.manifest)
-    if manifest is None and job.manifest.exists():
-        return
     folder = job.manifest.parent
+    is_ours = overwrite or (manifest is None and job.manifest.exists())
     owned = manifest.owned if manifest else set()
-    for path in job.paths[:-1]:
-        if os.path.lexists(path) and relative_name(path, folder) not in owned:
+    for path in job.paths:
+        if path.is_dir():
+            raise OutputError(
+                f"{str(path)!r} is a folder, and a file is to be written there",
+                help="move it away, or choose another folder with -o.",
+            )
+        if is_ours or path == job.manifest or not os.path.lexists(path):
+            continue
+        if relative_name(path, folder) not in owned:
             raise OutputError(
                 f"{str(path)!r} is there already, and no manifest says that stemsplit wrote it",
                 help="move it away, choose another folder with -o, or give --overwrite.",

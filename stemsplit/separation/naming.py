@@ -46,7 +46,7 @@ class Job:
 
     Attributes:
         source: What to read.
-        track: What the song is called, in outputs and on the screen; unique within a batch.
+        track: What the song is called, in outputs and on the screen; unique within its folder.
         model: Name of the model.
         outputs: Stem -> file.
         manifest: Where the proof goes.
@@ -289,7 +289,7 @@ def _fill(component: Sequence[Part], values: Mapping[str, str], mark: str) -> st
     Raises:
         UsageError: It is too long even so.
     """
-    chosen = {field: _flatten(values[field]) for _, field in component if field}
+    chosen = {field: _flatten(values[field]).strip() or "_" for _, field in component if field}
 
     def join() -> str:
         pieces = []

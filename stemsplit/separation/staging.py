@@ -57,14 +57,9 @@ class Staging:
         try:
             with refuse_os_errors(self.folder):
                 self._made = _make_folders(self.folder)
-                self._lock.acquire()
+                self._claim()
                 _move_outputs(self.folder, read_manifest(self.folder / STAGED_MANIFEST))
                 self._clear()
-        except filelock.Timeout:
-            raise OutputError(
-                f"another process is writing {str(self._job.manifest.parent)!r}",
-                help="let it finish, or stop it, and run again.",
-            ) from None
         except BaseException:
             self._leave()
             raise
@@ -98,12 +93,20 @@ class Staging:
             _move_outputs(self.folder, manifest)
         self._is_committed = True
 
+    def _claim(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise OutputError(
+                f"another process is writing {str(self._job.manifest.parent)!r}",
+                help="let it finish, or stop it, and run again.",
+            ) from None
+
     def _leave(self) -> None:
-        is_decided = (self.folder / STAGED_MANIFEST).exists()
-        if not is_decided:
-            with contextlib.suppress(OSError):
-                self._clear()
         if self._lock.is_locked:
+            if not (self.folder / STAGED_MANIFEST).exists():
+                with contextlib.suppress(OSError):
+                    self._clear()
             # Unlinked while it is held, so that nobody holds another lock of this name meanwhile;
             # Windows cannot unlink what is open.
             self._unlink_lock()
