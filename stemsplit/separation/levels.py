@@ -112,7 +112,7 @@ def describe_levels(
 
 def is_float(format: OutputFormat) -> bool:
     """Say whether samples beyond full scale survive in a format."""
-    return format.name == "wav" and format.bits == 32
+    return bool(format.name == "wav" and format.bits == 32)
 
 
 def _show_peak(meter: LevelMeter) -> str:
