@@ -8,6 +8,7 @@ Readers never run what they read: a pickle goes through a machine of this packag
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -72,7 +73,8 @@ def convert(
             raise damaged(paths[0], f"{twice[0]!r} is in another of the model's files already")
         renamed.update(found.arrays)
         unused.extend(found.unused)
-    return fill_targets(renamed, unused, target_shapes)
+    names = ", ".join(path.name for path, *_ in files)
+    return fill_targets(renamed, unused, target_shapes, origin=f"the weights in {names}")
 
 
 def read_checkpoint(path: Path, format: str, *, inert: frozenset[str] = frozenset()) -> Checkpoint:
@@ -130,7 +132,7 @@ def _sniff_zip(data: bytes) -> str | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError):
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
         return None
     if any(name.name == "data.pkl" for name in names):
         return "torch-pickle"

@@ -30,7 +30,7 @@ def _make_table() -> Words:
 
 
 _TABLE = _make_table()
-_BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
+_BITS: Words = np.uint32(1) << np.arange(32, dtype=np.uint32)
 
 
 def compute_crc32c(data: bytes | memoryview) -> int:

@@ -8,7 +8,7 @@ from stemsplit.weights.convert.checkpoint import Array, Checkpoint, Scalar
 from stemsplit.weights.convert.pickled import ArrayShell, Inert, Name, TensorView
 
 # A pickle of a few bytes can hold a list ten times in a list ten times ... and be 10**n long.
-MAX_ITEMS = 1_000_000
+MAX_ITEMS = 200_000
 MAX_DEPTH = 64
 
 

@@ -93,7 +93,8 @@ class _Machine:
                     raise self.refusal(f"the pickle instruction {opcode.name}")
                 step(self, argument)
             return self.pop()
-        except ValueError as error:
+        # A text with a wrong escape is a warning, and an error where those are switched to errors.
+        except (ValueError, DeprecationWarning) as error:
             raise damaged(self.path, f"its pickle holds {error}") from error
 
     def refusal(self, asked: str) -> UnsafeWeightsError:

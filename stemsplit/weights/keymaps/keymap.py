@@ -154,6 +154,7 @@ def fill_targets(
     renamed: Mapping[str, Array],
     unused: Sequence[str],
     target_shapes: Mapping[str, tuple[int, ...]],
+    origin: str = "the weights",
 ) -> dict[str, Array]:
     """Return every target's numbers, in C order and this machine's byte order.
 
@@ -161,6 +162,7 @@ def fill_targets(
         renamed: Arrays by target name.
         unused: Published names that no row took.
         target_shapes: Name and shape of every tensor of the network.
+        origin: What the weights are called in a message.
 
     Raises:
         CheckpointError: Any name is unused, any target is missing, unknown or of another shape.
@@ -180,7 +182,7 @@ def fill_targets(
     )
     if any(names for _, names in findings):
         listed = "; ".join(f"{what}: {_list(names)}" for what, names in findings if names)
-        raise CheckpointError(f"the weights do not fit the network: {listed}", help=_HELP)
+        raise CheckpointError(f"{origin} do not fit the network: {listed}", help=_HELP)
     # Shapes are the network's own by now, so a copy can be no larger than it.
     return {name: to_native(renamed[name]) for name in target_shapes}
 
