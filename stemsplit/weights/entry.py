@@ -125,6 +125,5 @@ class ModelEntry:
     def size(self) -> int | None:
         """Bytes to download; None where the size of some file was not published."""
         # Several members of one archive are one download.
-        downloads = {(file.source, file.member and file.source): file.size for file in self.files}
-        sizes = list(downloads.values())
+        sizes = list({file.source: file.size for file in self.files}.values())
         return None if None in sizes else sum(size for size in sizes if size is not None)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stemsplit.errors import RegistryError, UnknownNameError, UsageError
+from stemsplit.errors import RegistryError, UnknownNameError
+from stemsplit.weights.entries import check_registry, parse_registry
 from stemsplit.weights.entry import (
     CHECKSUM_DIGITS,
     FORMATS,
@@ -22,7 +23,6 @@ from stemsplit.weights.entry import (
     Score,
     WeightFile,
 )
-from stemsplit.weights.parsing import check_registry, parse_registry
 from stemsplit.weights.tables import read_toml
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Score",
     "WeightFile",
     "find_registry_files",
+    "read_toml",
 ]
 
 
@@ -82,60 +83,6 @@ class Registry:
             more = "`stemsplit models list` shows all."
             raise UnknownNameError("model", name, self.entries, more=more)
         return self.entries[name]
-
-    def find(self, name: str | os.PathLike[str] | None) -> ModelEntry:
-        """Return a model by its name, or one of the person's own by its path.
-
-        Args:
-            name: A model's name; or a folder with a `models.toml`, a registry file, or a file of
-                weights that a `models.toml` (or a .toml of its own name) beside it describes; or
-                None for the default.
-
-        Raises:
-            UnknownNameError: Neither a model nor anything on disk.
-            UsageError: The path does not say which model is meant.
-            RegistryError: The registry file found there is wrong.
-        """
-        if name is None:
-            return self.get(self.default)
-        text = os.fspath(name)
-        if text in self.entries:
-            return self.entries[text]
-        path = Path(text).expanduser()
-        return self._find_own(path) if path.exists() else self.get(text)
-
-    def _find_own(self, path: Path) -> ModelEntry:
-        """Return the model that a folder, a registry file or a file of weights stands for."""
-        if path.is_dir():
-            tables = [path / "models.toml"]
-        elif path.suffix == ".toml":
-            tables = [path]
-        else:
-            tables = [path.with_suffix(".toml"), path.with_name("models.toml")]
-        table = next((one for one in tables if one.is_file()), None)
-        if table is None:
-            raise UsageError(
-                f"{path} does not say which model it is: there is no {tables[-1]}",
-                help="put a models.toml there, with a table for it as in stemsplit's own.",
-            )
-        found, default = parse_registry(table, read_toml(table))
-        check_registry({**self.entries, **found}, default or self.default, (table,))
-        if default and default in found:
-            candidates = [found[default]]
-        else:
-            candidates = list(found.values())
-        if path.is_file() and path != table:
-            own = str(path.absolute())
-            candidates = [
-                entry for entry in found.values() if any(own in file.source for file in entry.files)
-            ]
-        if len(candidates) != 1:
-            count = "no model" if not candidates else f"{len(candidates)} models"
-            raise UsageError(
-                f"{table} has {count} for {path}",
-                help=f"choose by name: --registry {table} -m {next(iter(found), 'NAME')}",
-            )
-        return candidates[0]
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all models, in the order of the files."""
