@@ -1,0 +1,40 @@
+"""The audio that the benchmarks use: stempeg's real excerpt, as long as is wanted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import wave
+from pathlib import Path
+
+import numpy as np
+
+from stemsplit.audio import decode_blocks
+
+EXCERPT = "stempeg/data/The Easton Ellises - Falcon 69.stem.mp4"
+
+
+def find_excerpt() -> Path:
+    """Return the excerpt; stream 0 is the mixture."""
+    return Path(str(importlib.metadata.distribution("stempeg").locate_file(EXCERPT)))
+
+
+def write_song(path: Path, seconds: float) -> Path:
+    """Write the excerpt again and again until `seconds` are full, as 16-bit stereo WAV.
+
+    An existing file is kept. Above the 4 GiB of a WAV's header, use `write_long_song`.
+    """
+    if path.exists():
+        return path
+    with decode_blocks(find_excerpt()) as blocks:
+        excerpt = np.concatenate(list(blocks), axis=1)
+        rate = blocks.sample_rate
+    pcm = np.rint(np.clip(excerpt.T, -1, 1) * 32767).astype("<i2")
+    left = round(seconds * rate)
+    with wave.open(str(path), "wb") as song:
+        song.setnchannels(2)
+        song.setsampwidth(2)
+        song.setframerate(rate)
+        while left > 0:
+            song.writeframesraw(pcm[:left].tobytes())
+            left -= len(pcm)
+    return path

@@ -1,0 +1,132 @@
+"""Open-Unmix: one recurrent network per stem, which masks the magnitude spectrogram.
+
+Stöter, Uhlich, Liutkus, Mitsufuji: Open-Unmix, a reference implementation for music source
+separation. JOSS 4(41), 2019. The published sets umx, umxhq and umxl differ in data and width alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
+
+LSTM_DROPOUT = 0.4
+
+
+@dataclass(frozen=True)
+class OpenUnmixConfig(ModelConfig):
+    """What differs between the published sets, and what a trainer may choose.
+
+    Attributes:
+        n_fft: Transform length, in samples.
+        hop_length: Distance between frames, in samples.
+        hidden_size: Width between the layers; each direction of the LSTM has half of it.
+        layers: Of the LSTM.
+        bandwidth_hz: The network looks at frequencies up to this one, and masks all of them.
+    """
+
+    n_fft: int = 4096
+    hop_length: int = 1024
+    hidden_size: int = 512
+    layers: int = 3
+    bandwidth_hz: float = 16000.0
+
+    @property
+    def bins(self) -> int:
+        """F: how many bins a frame has, and how many the network masks."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def seen_bins(self) -> int:
+        """How many bins the network looks at: those at or below the bandwidth."""
+        return min(self.bins, int(self.bandwidth_hz * self.n_fft / self.sample_rate) + 1)
+
+    @classmethod
+    def tiny(cls, stems: tuple[str, ...]) -> Self:
+        """Return a network of some ten thousand parameters."""
+        return cls(stems, n_fft=256, hop_length=64, hidden_size=16, layers=2)
+
+
+class OpenUnmixNet(nn.Module):
+    """One stem's network.
+
+    Shape: magnitude (B, C, F, N) -> mask (B, C, F, N), 0 or more.
+    """
+
+    def __init__(self, config: OpenUnmixConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.seen_bins = config.seen_bins
+        self.bins = config.bins
+        # Stored so that they are added and multiplied: minus the mean, one over the deviation.
+        self.input_mean = nn.Parameter(torch.zeros(config.seen_bins))
+        self.input_scale = nn.Parameter(torch.ones(config.seen_bins))
+        self.output_mean = nn.Parameter(torch.ones(config.bins))
+        self.output_scale = nn.Parameter(torch.ones(config.bins))
+        self.fc1 = nn.Linear(config.channels * config.seen_bins, hidden, bias=False)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.lstm = nn.LSTM(
+            hidden,
+            hidden // 2,
+            num_layers=config.layers,
+            bidirectional=True,
+            dropout=LSTM_DROPOUT if config.layers > 1 else 0.0,
+        )
+        self.fc2 = nn.Linear(2 * hidden, hidden, bias=False)
+        self.bn2 = nn.BatchNorm1d(hidden)
+        self.fc3 = nn.Linear(hidden, config.channels * config.bins, bias=False)
+        self.bn3 = nn.BatchNorm1d(config.channels * config.bins)
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Shape: (B, C, F, N) -> (B, C, F, N)."""
+        batch, channels, _, frames = magnitude.shape
+        x = magnitude[:, :, : self.seen_bins].permute(3, 0, 1, 2)
+        x = (x + self.input_mean) * self.input_scale
+        x = self.fc1(x.reshape(frames * batch, -1))
+        x = torch.tanh(self.bn1(x)).unflatten(0, (frames, batch))
+        x = torch.cat((x, self.lstm(x)[0]), dim=-1).flatten(0, 1)
+        x = torch.relu(self.bn2(self.fc2(x)))
+        x = self.bn3(self.fc3(x)).reshape(frames, batch, channels, self.bins)
+        return torch.relu(x * self.output_scale + self.output_mean).permute(1, 2, 3, 0)
+
+
+class OpenUnmix(SpectralModel):
+    """Open-Unmix: every stem alone, with the mixture's phase."""
+
+    Config = OpenUnmixConfig
+    config: OpenUnmixConfig
+    core: PerStem
+
+    def __init__(self, config: OpenUnmixConfig) -> None:
+        super().__init__(config)
+        self.n_fft = config.n_fft
+        self.hop_length = config.hop_length
+        # The LSTM ran over whole songs: half a minute, of which a second at either end only warms
+        # it up, is near that.
+        samples = 30 * config.sample_rate // config.hop_length * config.hop_length
+        self.chunk = ChunkPlan(
+            samples,
+            overlap=0.125,
+            edge_samples=config.sample_rate,
+            multiple_of=config.hop_length,
+        )
+        self.core = PerStem({stem: OpenUnmixNet(config) for stem in config.stems})
+
+    def _leave_out_unneeded(self) -> None:
+        self.core = self.core.only(self.stems)
+
+    def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
+        """Take the magnitude. Shape: (B, C, F, N) -> (B, C, F, N)."""
+        return (mixture.abs(),)
+
+    def estimate(self, outputs: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        """Apply the masks. Shape: (B, S, C, F, N), (B, C, F, N) -> (B, S, C, F, N)."""
+        (masks,) = outputs
+        # Real pairs: a complex product would multiply by zeros too.
+        parts = torch.view_as_real(mixture).unsqueeze(1) * masks.unsqueeze(-1)
+        return torch.view_as_complex(parts)
