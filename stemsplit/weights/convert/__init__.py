@@ -7,11 +7,11 @@ Readers never run what they read: a pickle goes through a machine of this packag
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from stemsplit.errors import CheckpointError, UnknownNameError
 from stemsplit.weights.convert.checkpoint import Array, Checkpoint, Scalar, damaged
@@ -49,7 +49,7 @@ def convert(
 
     Args:
         files: (path, format, keymap, stem) of each; no keymap where the names are the network's own
-            already. The files of one TensorFlow checkpoint may stand in several rows.
+            already. A TensorFlow checkpoint is one row; its other files lie beside it.
         stems: The model's, in the order of the published network.
         target_shapes: Name and shape of every tensor the network has.
 
@@ -65,12 +65,12 @@ def convert(
     """
     renamed: dict[str, Array] = {}
     unused: list[str] = []
-    for paths, format, keymap_name, stem in _join_parts(files):
+    for path, format, keymap_name, stem in files:
         keymap = build_keymap(keymap_name, stem, stems)
-        checkpoint = _read(paths, format, keymap.inert)
+        checkpoint = read_checkpoint(path, format, inert=keymap.inert)
         found = rename_arrays(keymap, checkpoint.arrays)
         if twice := sorted(renamed.keys() & found.arrays.keys()):
-            raise damaged(paths[0], f"{twice[0]!r} is in another of the model's files already")
+            raise damaged(path, f"{twice[0]!r} is in another of the model's files already")
         renamed.update(found.arrays)
         unused.extend(found.unused)
     names = ", ".join(path.name for path, *_ in files)
@@ -90,7 +90,16 @@ def read_checkpoint(path: Path, format: str, *, inert: frozenset[str] = frozense
         UnsafeWeightsError: A pickle asks for a global outside the allow-list.
         CheckpointError: The file is missing, damaged or of another format.
     """
-    return _read((path,), format, inert)
+    if format not in FORMATS:
+        raise UnknownNameError("format", format, FORMATS)
+    try:
+        if format == "torch-pickle":
+            return read_torch_pickle(path, inert)
+        if format == "tensorflow":
+            return read_tensorflow(path)
+        return read_safetensors(path) if format == "safetensors" else read_npz(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_weights(path: Path, format: str) -> dict[str, Array]:
@@ -117,50 +126,25 @@ def sniff_format(path: Path) -> str | None:
         with path.open("rb") as file:
             start = file.read(16)
             if start.startswith(ZIP_START):
-                file.seek(0)
-                return _sniff_zip(file.read())
+                return _sniff_zip(file)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "torch-pickle"
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors"
     return None
 
 
-def _sniff_zip(data: bytes) -> str | None:
+def _sniff_zip(file: BinaryIO) -> str | None:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]
     except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
         return None
     if any(name.name == "data.pkl" for name in names):
         return "torch-pickle"
     return "numpy" if names and all(name.suffix == ".npy" for name in names) else None
-
-
-def _join_parts(
-    files: Sequence[WeightRow],
-) -> list[tuple[tuple[Path, ...], str, str | None, str | None]]:
-    """Put the rows that are one TensorFlow checkpoint together: those of one prefix and keymap."""
-    groups: dict[tuple[str, str, str | None, str | None], list[Path]] = {}
-    for row, (path, format, keymap, stem) in enumerate(files):
-        name = find_prefix(path).name if format == "tensorflow" else str(row)
-        groups.setdefault((name, format, keymap, stem), []).append(path)
-    return [(tuple(paths), *key[1:]) for key, paths in groups.items()]
-
-
-def _read(paths: tuple[Path, ...], format: str, inert: frozenset[str]) -> Checkpoint:
-    if format not in FORMATS:
-        raise UnknownNameError("format", format, FORMATS)
-    try:
-        if format == "torch-pickle":
-            return read_torch_pickle(paths[0], inert)
-        if format == "tensorflow":
-            return read_tensorflow(paths)
-        return read_safetensors(paths[0]) if format == "safetensors" else read_npz(paths[0])
-    except OSError as error:
-        raise _unreadable(paths[0], error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +57,17 @@ class Entry:
     crc: int
 
 
-def read_tensorflow(paths: Sequence[Path]) -> Checkpoint:
+def read_tensorflow(path: Path) -> Checkpoint:
     """Return the variables of a checkpoint; texts, such as the object graph, are left out.
 
     Args:
-        paths: Any of its files, its folder or its prefix. Files that are not among them are looked
-            for beside the index.
+        path: Any of its files, its folder or its prefix; the others lie beside it.
 
     Raises:
         CheckpointError: A file is missing or damaged, or a variable is of an unknown kind.
         OSError: A file cannot be read.
     """
-    index = _find_index(paths)
-    given = {path.name: path for path in paths}
+    index = _find_index(path)
     try:
         table = dict(read_table(index.read_bytes()))
         shard_count, order = _read_header(table.pop(b"", None))
@@ -83,19 +81,18 @@ def read_tensorflow(paths: Sequence[Path]) -> Checkpoint:
         if entry.dtype == _TEXT:
             continue
         if entry.shard not in shards:
-            file_name = f"{index.stem}.data-{entry.shard:05d}-of-{shard_count:05d}"
-            path = given.get(file_name, index.with_name(file_name))
-            if not path.is_file():
-                raise damaged(index, f"its numbers are missing: there is no {path}")
-            shards[entry.shard] = path, path.read_bytes()
-        path, data = shards[entry.shard]
+            shard = index.with_name(f"{index.stem}.data-{entry.shard:05d}-of-{shard_count:05d}")
+            if not shard.is_file():
+                raise damaged(index, f"its numbers are missing: there is no {shard}")
+            shards[entry.shard] = shard, shard.read_bytes()
+        shard, data = shards[entry.shard]
         used[entry.shard] = used.get(entry.shard, 0) + entry.size
         if used[entry.shard] > len(data):
-            raise damaged(path, f"its variables need more than its {len(data)} bytes")
+            raise damaged(shard, f"its variables need more than its {len(data)} bytes")
         try:
             arrays[name] = _read_numbers(entry, data, order)
         except ValueError as error:
-            raise damaged(path, f"the variable {name!r} has {error}") from error
+            raise damaged(shard, f"the variable {name!r} has {error}") from error
     return Checkpoint(arrays)
 
 
@@ -109,17 +106,15 @@ def find_prefix(path: Path) -> Path:
     return path.with_name(match["prefix"]) if match else path
 
 
-def _find_index(paths: Sequence[Path]) -> Path:
-    found = [path for path in paths if path.suffix == ".index"]
-    for path in paths:
-        if not found and path.is_dir():
-            found = sorted(path.glob("*.index"))
-    if not found:
-        prefixes = {find_prefix(path) for path in paths}
-        found = sorted(prefix.with_name(f"{prefix.name}.index") for prefix in prefixes)
+def _find_index(path: Path) -> Path:
+    prefix = find_prefix(path)
+    found = (
+        sorted(path.glob("*.index"))
+        if path.is_dir()
+        else [prefix.with_name(f"{prefix.name}.index")]
+    )
     if len(found) != 1 or not found[0].is_file():
-        listed = ", ".join(str(path) for path in paths)
-        raise damaged(paths[0], f"one TensorFlow index is needed and {len(found)} are at {listed}")
+        raise damaged(path, "it is no TensorFlow checkpoint with one index")
     return found[0]
 
 
