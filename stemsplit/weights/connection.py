@@ -8,12 +8,10 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import os
-import random
 import socket
 import ssl
 import time
 import urllib.request
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import cast
@@ -21,6 +19,7 @@ from urllib.error import URLError
 from urllib.parse import quote, urljoin, urlsplit
 
 from stemsplit.errors import DownloadError, HttpStatusError, NetworkError
+from stemsplit.weights.patience import Patience
 from stemsplit.weights.sources import HttpSource
 
 MAX_REDIRECTS = 10
@@ -39,35 +38,6 @@ _STATUS_HELP = {
     407: "give the proxy's user and password in https_proxy.",
     410: "the publisher has taken it down; a newer stemsplit may know another place.",
 }
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to bear with a server.
-
-    Attributes:
-        timeout_s: For a connection, and the longest silence while bytes arrive.
-        attempts: Failures in a row, without headway, that end the download.
-        first_wait_s: Before the second attempt; doubled each time.
-        longest_wait_s: No wait is longer, whatever the server asks for.
-    """
-
-    timeout_s: float = 30.0
-    attempts: int = 5
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 30.0
-
-    def compute_wait(self, failures: int, asked_s: float | None) -> float:
-        """Return the seconds to wait, with jitter so that a crowd disperses.
-
-        Args:
-            failures: In a row, 1 or more.
-            asked_s: What the server asked for.
-        """
-        if asked_s is not None:
-            return min(max(asked_s, 0.0), self.longest_wait_s)
-        wait_s = min(self.first_wait_s * 2.0 ** (failures - 1), self.longest_wait_s)
-        return wait_s * random.uniform(0.5, 1.0)
 
 
 class InterruptedDownload(Exception):

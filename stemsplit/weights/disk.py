@@ -14,8 +14,8 @@ from stemsplit.errors import DiskFullError, OutputError
 FREE_MARGIN_BYTES = 16 << 20
 """What has to stay free beyond the file itself: a full disk troubles everyone on the machine."""
 
-_HELP = "make room, or set STEMSPLIT_CACHE to a folder on a disk with more of it."
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_HELP = "make room, or set STEMSPLIT_CACHE to a folder on a disk with more of it."
+FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -32,9 +32,9 @@ def translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL_ERRNOS:
             raise DiskFullError(
-                f"the disk is full: {path} cannot be written", help=_HELP
+                f"the disk is full: {path} cannot be written", help=FULL_HELP
             ) from error
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}",
@@ -57,7 +57,7 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     if free < needed_bytes + FREE_MARGIN_BYTES:
         raise DiskFullError(
             f"{folder} has {free / 1e6:.0f} MB left and {needed_bytes / 1e6:.0f} MB are needed",
-            help=_HELP,
+            help=FULL_HELP,
         )
 
 

@@ -22,12 +22,12 @@ from stemsplit.weights.connection import (
     RETRY_HELP,
     InterruptedDownload,
     Pace,
-    Patience,
     explain,
     open_url,
 )
 from stemsplit.weights.digests import BLOCK_BYTES, Known, Progress, check_file, feed_file
 from stemsplit.weights.disk import check_free_space, translate_errors, write_text
+from stemsplit.weights.patience import Patience
 
 MAX_BYTES = 64 << 30
 """A server that never stops is cut here where nothing else says how long the file is."""
