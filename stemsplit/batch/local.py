@@ -103,6 +103,7 @@ def _run_side_by_side(batch: _Batch, jobs: Sequence[Job], workers: int) -> list[
             futures = [pool.submit(batch.run, job) for job in jobs]
             return [_wait_for(future, batch) for future in futures]
     finally:
+        # Some of torch's back ends hold the number for all threads.
         torch.set_num_threads(threads)
 
 

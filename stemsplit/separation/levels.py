@@ -72,15 +72,13 @@ def choose_gain(peak: float) -> float:
     """Return the one gain that brings a song whose highest sample is `peak` to full scale.
 
     Returns:
-        Exactly 1 for a peak of at most 1; otherwise the largest float32 g with peak * g <= 1, the
-        product being rounded to float32.
+        Exactly 1 for a peak of at most 1; otherwise a float32 whose float32 product with any
+        sample is at most 1.
     """
     if peak <= 1.0:
         return 1.0
-    gain = np.float32(1.0) / np.float32(peak)
-    while np.float32(peak) * gain > np.float32(1.0):
-        gain = np.nextafter(gain, np.float32(0.0))
-    return float(gain)
+    # Rounded to nearest, 1 / peak is off by at most one part in 2^24, and 1 + 2^-24 rounds to 1.
+    return float(np.float32(1.0) / np.float32(peak))
 
 
 def describe_levels(

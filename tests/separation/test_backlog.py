@@ -52,6 +52,25 @@ def test_a_backlog_that_failed_says_so_and_never_blocks():
     assert not backlog._thread.is_alive()
 
 
+def test_a_backlog_does_nothing_more_after_a_failure():
+    gate, seen = threading.Event(), []
+
+    def fail(item: int) -> None:
+        gate.wait()
+        seen.append(item)
+        raise LookupError
+
+    backlog: Backlog[int] = Backlog(fail, depth=2)
+    for number in range(3):
+        backlog.put(number)
+    gate.set()
+    with pytest.raises(LookupError):
+        backlog.join()
+    backlog.stop()
+    backlog.wait(10)
+    assert seen == [0]
+
+
 def test_stopping_a_backlog_drops_what_waits():
     gate, started, seen = threading.Event(), threading.Event(), []
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,14 @@ def test_the_mixture_of_a_stem_mp4_is_what_was_separated(monkeypatch: pytest.Mon
     cut = mixture[:, 22050:66150]
     assert np.abs(seen["mixture"] - result.manifest.gain * cut).max() < 1e-6
     assert np.abs(seen["vocals"] - 0.3 * seen["mixture"]).max() < 3 * LSB
+
+
+def test_a_manifest_is_plain_json():
+    write_song(Path("song.wav"))
+    result = separate_song()
+    data = json.loads(result.job.manifest.read_text("utf-8"))
+    assert data["recipe"]["model"] == "linear"
+    assert data["recipe"]["weights_sha256"] == "linear"
+    assert data["recipe"]["options"]["shifts"] == 0
+    assert data["source"]["name"] == "song.wav"
+    assert set(data["versions"]) == {"stemsplit", "torch", "ffmpeg"}
