@@ -1,0 +1,309 @@
+"""`stemsplit FILE...`: songs -> stems."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from stemsplit.cli.arguments import (
+    AsJson,
+    BitRate,
+    Bits,
+    Clip,
+    Device,
+    DryRun,
+    Duration,
+    Filename,
+    Files,
+    Format,
+    FramingName,
+    Jobs,
+    ModelName,
+    Offline,
+    Out,
+    Overlap,
+    Overwrite,
+    Precision,
+    Quiet,
+    Registries,
+    Residual,
+    Seed,
+    Segment,
+    Shifts,
+    Start,
+    StemMp4,
+    Stems,
+    Stream,
+    TwoStems,
+    WienerIterations,
+    split_names,
+)
+from stemsplit.cli.progress import Plan, Reporter, Summary, choose_reporter, title_of
+from stemsplit.cli.wording import printable
+from stemsplit.errors import StemsplitError, UsageError
+from stemsplit.separation.plan import Options, check_numbers, plan_stems
+
+if TYPE_CHECKING:
+    from stemsplit.separation.files import FileOptions
+    from stemsplit.separation.separator import Separator
+    from stemsplit.separation.sources import Source
+    from stemsplit.weights.registry import Registry
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for.
+
+    Attributes:
+        inputs: Files, folders, patterns, "-".
+        model: A name, a path, or None for the default.
+        options: How to separate.
+        file_options: What to write.
+        workers: Songs at the same time.
+        registries: Registry files beside the usual ones.
+        offline: True: download nothing; None: as $STEMSPLIT_OFFLINE says.
+    """
+
+    inputs: Sequence[str]
+    model: str | None
+    options: Options
+    file_options: FileOptions
+    workers: int
+    registries: Sequence[Path]
+    offline: bool | None
+
+
+def separate(
+    files: Files = None,
+    model: ModelName = None,
+    stems: Stems = None,
+    two_stems: TwoStems = None,
+    residual: Residual = False,
+    stem_mp4: StemMp4 = False,
+    out: Out = Path("stems"),
+    filename: Filename = "{track}/{stem}.{ext}",
+    format: Format = "wav",
+    bits: Bits = None,
+    bit_rate: BitRate = None,
+    clip: Clip = "none",
+    overwrite: Overwrite = False,
+    stream: Stream = 0,
+    start: Start = None,
+    duration: Duration = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    segment: Segment = None,
+    overlap: Overlap = None,
+    shifts: Shifts = 0,
+    seed: Seed = 0,
+    wiener: WienerIterations = 0,
+    framing: FramingName = "default",
+    jobs: Jobs = 1,
+    registry: Registries = None,
+    offline: Offline = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> int:
+    """Take songs apart; what `stemsplit FILE...` does.
+
+    FILE is anything ffmpeg decodes (a film's sound as well), a folder (with all below it), a
+    pattern, or - for standard input.
+
+    Exit codes: 0 all done, 1 some failed, 2 the command is wrong, 130 stopped by Ctrl-C.
+    """
+    if not files:
+        raise UsageError("there is no file to separate", help="name one: stemsplit song.mp3")
+    options = Options(
+        stems=split_names(stems),
+        two_stems=two_stems,
+        residual=residual,
+        device=device,
+        precision=precision,
+        segment_s=segment,
+        overlap=overlap,
+        shifts=shifts,
+        seed=seed,
+        wiener=wiener,
+        framing=cast("Literal['default', 'original']", framing),
+        stream=stream,
+        start_s=start or 0.0,
+        duration_s=duration,
+    )
+    check_numbers(options)
+    request = Request(
+        inputs=files,
+        model=model,
+        options=options,
+        file_options=_make_file_options(
+            out, filename, format, bits, bit_rate, clip, overwrite=overwrite, stem_mp4=stem_mp4
+        ),
+        workers=jobs,
+        registries=registry or (),
+        offline=True if offline else None,
+    )
+    reporter = choose_reporter(quiet=quiet, as_json=as_json)
+    try:
+        return show_plan(request, reporter) if dry_run else carry_out(request, reporter)
+    except StemsplitError as error:
+        reporter.on_error(error)
+        raise
+
+
+def _make_file_options(
+    out: Path,
+    filename: str,
+    format: str,
+    bits: int | None,
+    bit_rate_kbps: int | None,
+    clip: str,
+    *,
+    overwrite: bool,
+    stem_mp4: bool,
+) -> FileOptions:
+    from stemsplit.audio import parse_format
+    from stemsplit.separation.files import FileOptions
+    from stemsplit.separation.levels import ClipMode
+
+    return FileOptions(
+        out_dir=out,
+        format=parse_format(format, bits, bit_rate_kbps),
+        filename=filename,
+        clip=cast("ClipMode", clip),
+        overwrite=overwrite,
+        stem_mp4=stem_mp4,
+    )
+
+
+def carry_out(request: Request, reporter: Reporter) -> int:
+    """Separate everything and return the exit code.
+
+    What can be known to be wrong is refused before torch is imported.
+
+    Raises:
+        UsageError: A name or a value that cannot be; nothing has been written.
+        StemsplitError: The model cannot be loaded.
+    """
+    began_s = time.monotonic()
+    with _stoppable(), _spooled(request) as inputs:
+        plan, registry = _make_plan(request, inputs)
+        with reporter:
+            reporter.on_plan(plan)
+            from stemsplit.batch.local import run_batch
+
+            outcomes = run_batch(
+                lambda: _load_separator(request, registry, reporter),
+                plan.jobs,
+                request.file_options,
+                workers=request.workers,
+                on_event=reporter.on_event,
+            )
+        summary = Summary(outcomes, time.monotonic() - began_s)
+        reporter.on_summary(plan, summary)
+    return summary.exit_code
+
+
+def show_plan(request: Request, reporter: Reporter) -> int:
+    """Say what would be written where; nothing is read but names and tags."""
+    from stemsplit.cli.json_lines import JsonLines
+    from stemsplit.separation.sources import Source
+
+    named = [
+        Source(Path(STDIN), "stdin", is_temporary=True) if name == STDIN else name
+        for name in request.inputs
+    ]
+    plan, _ = _make_plan(request, named)
+    if isinstance(reporter, JsonLines):
+        reporter.write_plan(plan)
+        return 0
+    print(f"model {plan.model}, stems {', '.join(plan.stems)}")
+    for job in plan.jobs:
+        print(f"{title_of(job)}:")
+        for path in job.paths:
+            print(f"  {printable(path)}")
+    return 0
+
+
+def _make_plan(request: Request, inputs: Sequence[str | Source]) -> tuple[Plan, Registry]:
+    """Check all that can be checked without torch, and name every output."""
+    from stemsplit.audio import find_ffmpeg
+    from stemsplit.separation.naming import plan_jobs
+    from stemsplit.weights.own_models import find_entry
+    from stemsplit.weights.registry import Registry
+
+    registry = Registry.load(request.registries)
+    entry = find_entry(request.model, registry)
+    stems = plan_stems(entry.stems, request.options).names
+    find_ffmpeg()
+    jobs = plan_jobs(inputs, stems=stems, model=entry.name, options=request.file_options)
+    return Plan(jobs, entry.name, stems, request.file_options.out_dir), registry
+
+
+def _load_separator(request: Request, registry: Registry, reporter: Reporter) -> Separator:
+    from stemsplit.separation.separator import Separator
+    from stemsplit.weights.load import load_model
+    from stemsplit.weights.own_models import find_entry
+    from stemsplit.weights.store import Store
+
+    name = find_entry(request.model, registry).name
+
+    def on_progress(done_bytes: int, total_bytes: int | None) -> None:
+        reporter.on_download(name, done_bytes, total_bytes)
+
+    store = Store(offline=request.offline)
+    model = load_model(request.model, registry=registry, store=store, on_progress=on_progress)
+    return Separator(model, request.options)
+
+
+@contextlib.contextmanager
+def _spooled(request: Request) -> Iterator[Sequence[str | Source]]:
+    """Give the inputs with "-" replaced by a temporary file of what standard input holds.
+
+    Raises:
+        UsageError: Nothing is piped in.
+    """
+    if STDIN not in request.inputs:
+        yield request.inputs
+        return
+    from stemsplit.audio import spool_stream
+    from stemsplit.separation.sources import Source
+
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "standard input is not a file's bytes but the keyboard",
+            help="pipe something into it: cat song.opus | stemsplit -",
+        )
+    # All that can be refused is refused before a stream of any length is read.
+    named = Source(Path(STDIN), "stdin", is_temporary=True)
+    _make_plan(request, [named if name == STDIN else name for name in request.inputs])
+    with tempfile.TemporaryDirectory(prefix="stemsplit-") as folder:
+        path = spool_stream(sys.stdin.buffer, Path(folder))
+        spooled = Source(path, "stdin", is_temporary=True)
+        yield [spooled if name == STDIN else name for name in request.inputs]
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a request to end the process (SIGTERM) clean up as Ctrl-C does."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # Not the main thread: whoever runs it there handles signals.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
