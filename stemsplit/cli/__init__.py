@@ -1,7 +1,7 @@
 """The command line: `stemsplit FILE...`, `stemsplit models`, `stemsplit doctor`.
 
-Only this room prints. Errors are two lines on standard error. What nobody expected becomes two lines
-as well, and a report in a file; STEMSPLIT_DEBUG=1 shows its traceback.
+Only this room prints. Errors are two lines on standard error. What nobody expected becomes two
+lines as well, and a report in a file; STEMSPLIT_DEBUG=1 shows its traceback.
 """
 
 from __future__ import annotations
@@ -131,12 +131,9 @@ def _translate(error: Any) -> UsageError:
     option = getattr(error, "option_name", None)
     kind = type(error).__name__
     if kind == "NoSuchOption":
-        known = [name for item in error.ctx.command.params for name in (*item.opts, "--help")]
-        return UnknownNameError(
-            "option", str(option), [n for n in known if n[:2] == "--"], more=more
-        )
-    if kind == "BadOptionUsage":
-        return UsageError(error.message.rstrip("."), help=f"see its form: {more}")
+        names = {name for item in error.ctx.command.params for name in item.opts} | {"--help"}
+        known = [name for name in names if name.startswith("--")]
+        return UnknownNameError("option", str(option), known, more=more)
     if kind == "MissingParameter":
         return UsageError(f"{command}: {error.param.metavar} is missing", help=more)
     message = error.format_message().rstrip(".")

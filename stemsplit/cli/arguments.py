@@ -34,11 +34,10 @@ NumberT = TypeVar("NumberT", int, float)
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
-def one_of(option: str, kind: str, known: Iterable[str]) -> Callable[[str], str]:
+def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
     """Return a reader of names.
 
     Args:
-        option: As it is typed, for the message.
         kind: What is named.
         known: The names that there are.
     """
@@ -46,8 +45,7 @@ def one_of(option: str, kind: str, known: Iterable[str]) -> Callable[[str], str]
 
     def read(text: str) -> str:
         if text not in names:
-            more = f"{option} takes {', '.join(names)}."
-            raise UnknownNameError(kind, text, names, more=more)
+            raise UnknownNameError(kind, text, names)
         return text
 
     return read
@@ -61,7 +59,7 @@ def read_device(text: str) -> str:
     """
     if text in DEVICES or re.fullmatch(r"cuda:\d+", text):
         return text
-    raise UnknownNameError("device", text, DEVICES, more=f"--device takes {', '.join(DEVICES)}.")
+    raise UnknownNameError("device", text, DEVICES)
 
 
 def number(
@@ -216,7 +214,7 @@ Clip = Annotated[
     str,
     typer.Option(
         metavar="|".join(CLIP_MODES),
-        parser=one_of("--clip", "clip mode", CLIP_MODES),
+        parser=one_of("clip mode", CLIP_MODES),
         help="Beyond full scale: leave it, turn all stems down by one gain, or limit.",
         rich_help_panel=OUTPUT,
     ),
@@ -269,7 +267,7 @@ Precision = Annotated[
     str,
     typer.Option(
         metavar="|".join(PRECISIONS),
-        parser=one_of("--precision", "precision", PRECISIONS),
+        parser=one_of("precision", PRECISIONS),
         help="In what numbers the network computes.",
         rich_help_panel=HOW,
     ),
@@ -325,7 +323,7 @@ FramingName = Annotated[
     typer.Option(
         "--framing",
         metavar="|".join(FRAMINGS),
-        parser=one_of("--framing", "framing", FRAMINGS),
+        parser=one_of("framing", FRAMINGS),
         help="original: the whole song at once, as in the papers. Memory grows with it.",
         rich_help_panel=HOW,
     ),

@@ -189,7 +189,7 @@ def verify(name: OptionalName = None, registry: Registries = None, as_json: AsJs
         _print_json(told)
     else:
         for entry, verdict in verdicts:
-            word = "ok" if verdict.ok else "WRONG"
+            word = "ok" if verdict.ok else "NOT ok"
             print(f"{entry.name}: {printable(verdict.file.name)}: {word}: {verdict.message}")
         if not verdicts:
             print("no model is in the cache")
