@@ -80,7 +80,8 @@ class TorchCore:
             isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
         )
         if self._channels_last:
-            core.to(memory_format=torch.channels_last)
+            # torch takes this argument, and its annotations do not know it.
+            core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run once.

@@ -105,13 +105,13 @@ def maximise(estimates: Tensor, mixture: Tensor, eps: float) -> Tensor:
     # Shape of each entry: (B, F, N). The sum over stems is Hermitian: half of it says all.
     mixed = {}
     for row, column in itertools.combinations_with_replacement(range(channels), 2):
-        entry = sum(
-            power[:, stem] * covariance[:, stem, :, row, column, None] for stem in range(stems)
-        )
-        mixed[row, column] = entry + (eps**0.5 if row == column else 0.0)
+        entry = torch.full_like(mixture[:, 0], eps**0.5 if row == column else 0.0)
+        for stem in range(stems):
+            entry += power[:, stem] * covariance[:, stem, :, row, column, None]
+        mixed[row, column] = entry
     solved = _solve(mixed, mixture)
     # y_j = v_j R_j z, with z the mixture seen through the inverse: no matrix per stem and frame.
-    shares = covariance @ solved.transpose(1, 2).unsqueeze(1)
+    shares: Tensor = covariance @ solved.transpose(1, 2).unsqueeze(1)
     return shares.transpose(2, 3) * power.unsqueeze(2)
 
 
@@ -141,4 +141,5 @@ def _solve(matrix: dict[tuple[int, int], Tensor], vector: Tensor) -> Tensor:
         for r in range(channels)
     ]
     system = torch.stack(rows, dim=-2)
-    return torch.linalg.solve(system, vector.movedim(1, -1)).movedim(-1, 1)
+    solution: Tensor = torch.linalg.solve(system, vector.movedim(1, -1))
+    return solution.movedim(-1, 1)

@@ -131,7 +131,11 @@ def _converted(
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    files = [(one.path, one.file.format, one.file.keymap, one.file.stem) for one in fetched]
+    files = [
+        (one.path, one.file.format, one.file.keymap, one.file.stem)
+        for one in fetched
+        if one.file.format != "companion"
+    ]
     arrays = convert(files, entry.stems, shapes)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(arrays, path, {**describe(entry), "digest": digest})
