@@ -1,7 +1,8 @@
 """Where a song's outputs grow until all of them are whole, and how they then appear at once.
 
     song/stemsplit.json.part/      the staging folder, beside the manifest
-        00.wav 01.wav ...          outputs, then
+        00/vocals.wav
+        01/accompaniment.wav ...   outputs, each under its own name for the sake of messages; then
         manifest.json              the decision: from here on the song counts as done
 
 What dies before the manifest is there leaves a folder that the next run empties. What dies after it
@@ -75,8 +76,17 @@ class Staging:
         self._leave()
 
     def name(self, index: int, target: Path) -> Path:
-        """Return where the output that will be `target`, number `index`, is to be written."""
-        return self.folder / _staged_name(index, target)
+        """Return where the output that will be `target`, number `index`, is to be written.
+
+        It has a folder to itself.
+
+        Raises:
+            OutputError: The folder cannot be made.
+        """
+        path = _staged_path(self.folder, index, target)
+        with refuse_os_errors(path.parent):
+            path.parent.mkdir(exist_ok=True)
+        return path
 
     def commit(self, manifest: Manifest) -> None:
         """Move every output to its place, the manifest last.
@@ -142,7 +152,7 @@ def _move_outputs(staging: Path, manifest: Manifest | None) -> None:
     place = staging.parent
     for index, record in enumerate(manifest.files):
         target = place / record.file
-        staged = staging / _staged_name(index, target)
+        staged = _staged_path(staging, index, target)
         if staged.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged, target)
@@ -150,8 +160,8 @@ def _move_outputs(staging: Path, manifest: Manifest | None) -> None:
     os.replace(staging / STAGED_MANIFEST, target)
 
 
-def _staged_name(index: int, target: Path) -> str:
-    return f"{index:02d}{target.suffix}"
+def _staged_path(staging: Path, index: int, target: Path) -> Path:
+    return staging / f"{index:02d}" / target.name
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -99,7 +99,7 @@ class SpooledFile(StemFile):
         super().__init__(path, sound)
         self._channels = sound.channels
         self._open_writer = open_writer
-        self._spool_path = path.with_name(path.name + ".f32")
+        self._spool_path = path.with_name("spool.f32")
         self._stopping = threading.Event()
         with refuse_os_errors(self._spool_path):
             self._spool = self._spool_path.open("w+b")
@@ -145,7 +145,7 @@ class StemFiles:
         """Open a file for every stem.
 
         Args:
-            paths: Stem -> file.
+            paths: Stem -> file, in a folder of its own.
             sound: What they have in common.
             open_writer: Opens the writer of a stem.
         """

@@ -1,33 +1,12 @@
-"""Tags of a stem: those of the song, with the stem's name added to the title."""
+"""Tags of a stem: the song's, with the stem's name added to the title."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-_OF_THE_SAMPLES = ("replaygain_", "r128_", "mp3gain_", "itunnorm", "itunsmpb", "itunpgap")
-_OF_THE_CONTAINER = frozenset(
-    (
-        "compatible_brands",
-        "creation_time",
-        "duration",
-        "encoded_by",
-        "encoder",
-        "encoder_options",
-        "handler_name",
-        "major_brand",
-        "minor_version",
-        "tlen",
-        "tsse",
-        "vendor_id",
-    )
-)
-
 
 def make_tags(song: Mapping[str, str], track: str, stem: str | None = None) -> dict[str, str]:
-    """Return the tags of a stem.
-
-    What describes the mixture's loudness, its gaps or its container is left out: it is wrong for
-    a stem.
+    """Return the tags of a stem; those that are of the source's encoding only, the writer drops.
 
     Args:
         song: Tags of the source.
@@ -37,11 +16,6 @@ def make_tags(song: Mapping[str, str], track: str, stem: str | None = None) -> d
     Returns:
         Keys in lower case.
     """
-    tags: dict[str, str] = {}
-    for key, value in song.items():
-        name = key.lower()
-        if name not in _OF_THE_CONTAINER and not name.startswith(_OF_THE_SAMPLES):
-            tags[name] = value
+    tags = {key.lower(): value for key, value in song.items()}
     title = tags.get("title", "").strip() or track
-    tags["title"] = f"{title} ({stem})" if stem else title
-    return tags
+    return {**tags, "title": f"{title} ({stem})" if stem else title}

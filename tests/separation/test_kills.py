@@ -75,8 +75,7 @@ def kill() -> Iterator[type[Kill]]:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("clip", ["none", "rescale"])
-@pytest.mark.parametrize("is_rerun", [False, True])
+@pytest.mark.parametrize(("clip", "is_rerun"), [("none", False), ("rescale", True)])
 def test_killed_anywhere_the_next_run_completes_it(kill: type[Kill], clip: str, is_rerun: bool):
     """As SIGKILL would: every change of the file system in turn is the first that fails."""
     write_song(Path("song.wav"), 0.5, peak=2.0)
@@ -161,8 +160,8 @@ def test_a_decision_is_carried_out_by_the_next_run_without_the_network(
     result = separate_song()
     job: Job = result.job
     folder = staging_folder(job)
-    folder.mkdir()
-    os.rename(job.outputs["vocals"], folder / "00.wav")
+    (folder / "00").mkdir(parents=True)
+    os.rename(job.outputs["vocals"], folder / "00" / "vocals.wav")
     os.rename(job.manifest, folder / "manifest.json")
     monkeypatch.setattr(Separator, "stream", lambda *rest: pytest.fail("separated again"))
     assert separate_song().status == "skipped"
