@@ -104,7 +104,7 @@ def _extract_tar(archive: Path, member: str, target: Path, name: str) -> str:
             else:
                 _check_inside(info.name, name)
     if found is None:
-        _refuse(name, f"has no member {member!r}")
+        raise _missing(name, member)
     return found
 
 
@@ -150,7 +150,7 @@ def _choose(paths: list[str], member: str, name: str) -> int:
         _check_inside(path, name)
     found = [row for row, path in enumerate(paths) if _clean(path) == member]
     if not found:
-        _refuse(name, f"has no member {member!r}")
+        raise _missing(name, member)
     if len(found) > 1:
         _refuse(name, f"holds {member!r} twice")
     return found[0]
@@ -160,6 +160,12 @@ def _check_inside(path: str, name: str) -> None:
     cleaned = _clean(path).rstrip("/")
     if cleaned not in ("", ".") and not is_inner_path(cleaned):
         _refuse(name, f"holds {path!r}, which leaves its folder")
+
+
+def _missing(name: str, member: str) -> ArchiveError:
+    return ArchiveError(
+        f"{name} has no member {member!r}", help="compare the registry's table with what is in it."
+    )
 
 
 def _refuse(name: str, reason: str) -> NoReturn:

@@ -5,7 +5,9 @@ urllib rather than what huggingface-hub brings: its HTTP library differs from ve
 
 from __future__ import annotations
 
+import functools
 import http.client
+import importlib
 import importlib.util
 import os
 import socket
@@ -124,11 +126,11 @@ def find_next(place: str, location: str | None, *, is_pinned: bool) -> str:
     """
     if not location:
         raise NetworkError(f"{place} redirects to nowhere", help=LATER_HELP)
-    goal = urljoin(place, quote(location, safe="%/:=&?~#+!$,;'@()*[]"))
     try:
+        goal = urljoin(place, quote(location, safe="%/:=&?~#+!$,;'@()*[]"))
         scheme, host = urlsplit(goal).scheme, urlsplit(goal).hostname
-    except ValueError:
-        scheme, host = "", None
+    except ValueError:  # no URL at all
+        goal, scheme, host = location, "", None
     goes_down = scheme == "http" and urlsplit(place).scheme == "https"
     if scheme not in ("http", "https") or not host or goes_down:
         raise NetworkError(f"{place} redirects to {goal}, which is not followed", help=LATER_HELP)
@@ -205,31 +207,40 @@ def _make_opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     opener.add_handler(urllib.request.ProxyHandler())
     opener.add_handler(urllib.request.HTTPHandler())
-    opener.add_handler(urllib.request.HTTPSHandler(context=_make_context()))
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    context = _make_context(bundle, *map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+    opener.add_handler(urllib.request.HTTPSHandler(context=context))
     opener.add_handler(urllib.request.UnknownHandler())
     opener.addheaders = []
     return opener
 
 
-def _make_context() -> ssl.SSLContext:
-    """Trust what the system trusts, and what people set for requests and curl."""
+@functools.lru_cache(maxsize=4)
+def _make_context(bundle: str | None, *_: str | None) -> ssl.SSLContext:
+    """Trust what the system trusts, and what people set for requests and curl.
+
+    Args:
+        bundle: A file or folder of certificates.
+        _: What OpenSSL reads by itself; here only because another value needs another context.
+
+    Raises:
+        NetworkError: `bundle` holds no certificates.
+    """
     context = ssl.create_default_context()
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        bundle = os.environ.get(name)
-        if bundle:
-            is_folder = os.path.isdir(bundle)
-            try:
-                context.load_verify_locations(
-                    cafile=None if is_folder else bundle, capath=bundle if is_folder else None
-                )
-            except OSError as error:
-                raise NetworkError(
-                    f"{name} names {bundle!r}, which holds no certificates: {error}",
-                    help=f"unset {name} or let it name a file of PEM certificates.",
-                ) from error
-            return context
     paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and paths.capath is None and importlib.util.find_spec("certifi"):
-        # Python from python.org on macOS comes without any.
-        context.load_verify_locations(cafile=importlib.import_module("certifi").where())
+    # Python from python.org on macOS comes without any.
+    has_none = bundle is None and paths.cafile is None and paths.capath is None
+    if has_none and importlib.util.find_spec("certifi"):
+        bundle = str(importlib.import_module("certifi").where())
+    if bundle is not None:
+        is_folder = os.path.isdir(bundle)
+        try:
+            context.load_verify_locations(
+                cafile=None if is_folder else bundle, capath=bundle if is_folder else None
+            )
+        except OSError as error:
+            raise NetworkError(
+                f"{bundle!r} holds no certificates: {error}",
+                help="let REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE name PEM certificates, or unset it.",
+            ) from error
     return context

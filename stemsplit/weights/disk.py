@@ -56,7 +56,7 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
         free = shutil.disk_usage(folder).free
     if free < needed_bytes + FREE_MARGIN_BYTES:
         raise DiskFullError(
-            f"{folder} has {free / 1e6:.0f} MB left and {needed_bytes / 1e6:.0f} MB are needed",
+            f"{folder} has {free / 1e6:.1f} MB left and {needed_bytes / 1e6:.1f} MB are needed",
             help=FULL_HELP,
         )
 

@@ -101,8 +101,9 @@ class _Attempt:
 
     def discard(self) -> None:
         """Forget what has arrived."""
-        self.part.unlink(missing_ok=True)
-        self.notes.unlink(missing_ok=True)
+        with translate_errors(self.part):
+            self.part.unlink(missing_ok=True)
+            self.notes.unlink(missing_ok=True)
 
     def run(self) -> str:
         """Try once, from where the last try ended, and return the sha256 of the whole file.

@@ -19,7 +19,7 @@ from stemsplit.weights.digests import Progress
 from stemsplit.weights.disk import make_folder, translate_errors
 from stemsplit.weights.sources import PypiSource
 
-_QUOTED_LINES = 6
+_QUOTED_LINES = 4
 _GLANCE_S = 0.1
 _NETWORK_WORDS = ("retrying", "connection", "timed out", "name resolution", "proxy", "ssl")
 
@@ -110,7 +110,8 @@ def _count_bytes(folder: Path) -> int:
 
 def _explain(source: PypiSource, output: str) -> DownloadError | DiskFullError:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    words = "; ".join(lines[-_QUOTED_LINES:]) or "nothing"
+    complaints = [line for line in lines if line.startswith(("ERROR", "WARNING: Retrying"))]
+    words = "; ".join((complaints or lines)[-_QUOTED_LINES:]) or "nothing"
     message = f"pip cannot download {source.requirement}; it says: {words}"
     lowered = output.lower()
     if "no space left" in lowered:

