@@ -24,6 +24,7 @@ from stemsplit.errors import CheckpointError, StemsplitError, UnsafeWeightsError
 from stemsplit.weights.convert import read_checkpoint, read_weights, sniff_format, write_safetensors
 
 LARGEST_MEMORY = 64 << 20
+SIXTEEN = {"0": bytes(16)}
 SYSTEM = b"cos\nsystem\n"
 
 
@@ -279,6 +280,93 @@ DAMAGED = {
 }
 
 
+RECONSTRUCT = b"cnumpy._core.multiarray\n_reconstruct\n"
+CALLS = {
+    "a dtype of another state": (FLOAT32 + b")b", "a dtype with an unknown state"),
+    "a dtype of an unknown order": (
+        FLOAT32 + b"(K\x03" + text("?") + b"NNNtb",
+        "a dtype with an unknown state",
+    ),
+    "an array of another state": (
+        RECONSTRUCT + b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R)b",
+        "an array with an unknown state",
+    ),
+    "an array of another class": (
+        RECONSTRUCT + b"ctorch\nfloat32\nK\x00\x85C\x01b\x87R",
+        "no plain array",
+    ),
+    "an array of few parts": (RECONSTRUCT + b")R", "no plain array"),
+    "a buffer of few parts": (b"cnumpy._core.numeric\n_frombuffer\n)R", "0 arguments"),
+    "a scalar of few parts": (b"cnumpy._core.multiarray\nscalar\n)R", "0 arguments"),
+    "a scalar of few bytes": (
+        b"cnumpy._core.multiarray\nscalar\n" + FLOAT32 + b"C\x01a\x86R",
+        "1 bytes in place of 4",
+    ),
+    "a dtype of nothing": (b"cnumpy\ndtype\n)R", "a dtype that is no number"),
+    "bytes of another encoding": (
+        b"c_codecs\nencode\n" + text("a") + text("idna") + b"\x86R",
+        "no text to be encoded",
+    ),
+    "bytes of no text": (b"c_codecs\nencode\nK\x01" + text("latin1") + b"\x86R", "no text"),
+    "bytes of wide letters": (
+        b"c_codecs\nencode\n" + text("\u20ac") + text("latin1") + b"\x86R",
+        "latin-1",
+    ),
+    "a million million bytes": (
+        b"c__builtin__\nbytes\n" + number(10**12) + b"\x85R",
+        "1 arguments in place of none",
+    ),
+    "a dict of a number": (b"ccollections\nOrderedDict\nK\x01\x85R", "no list of pairs"),
+    "a dict of numbers": (b"ccollections\nOrderedDict\n](K\x01e\x85R", "no list of pairs"),
+    "a dict with lists for keys": (
+        b"ccollections\nOrderedDict\n](]K\x01\x86e\x85R",
+        "no list of pairs",
+    ),
+    "a size of texts": (b"ctorch\nSize\n" + text("a") + b"\x85\x85R", "no tuple of sizes"),
+    "a size of nothing": (b"ctorch\nSize\n)R", "no tuple of sizes"),
+    "a tensor of few parts": (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "0 arguments"),
+    "arguments that are no tuple": (b"ctorch\nSize\n]R", "without arguments"),
+    "a pair of one": (b"K\x01\x87", "without its operand"),
+    "a memo of nothing": (b"(q\x00", "without its operand"),
+    "an object of nothing": (b"(o", "without its operand"),
+    "a name that is a number": (b"K\x01K\x02\x93", "whose name is no text"),
+}
+
+
+@pytest.mark.parametrize(("call", "reason"), CALLS.values(), ids=CALLS.keys())
+def test_what_a_known_name_must_not_be_called_with(
+    tmp_path: Path, call: bytes, reason: str
+) -> None:
+    path = make_zip(tmp_path / "damaged.pt", b"\x80\x02(l" + call + b"a.")
+    with pytest.raises(CheckpointError, match=re.escape(reason)):
+        read_weights(path, "torch-pickle")
+
+
+STORAGES = {
+    "no tuple": (text("storage"), "no storage"),
+    "another kind": (text("module") + b"NNNN\x85\x86", "no storage"),
+    "few parts": (text("storage") + b"\x85", "no storage"),
+    "a view": (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04)t",
+        "a view of another",
+    ),
+}
+
+
+@pytest.mark.parametrize(("identity", "reason"), STORAGES.values(), ids=STORAGES.keys())
+def test_what_a_storage_must_not_be(tmp_path: Path, identity: bytes, reason: str) -> None:
+    path = make_zip(tmp_path / "damaged.pt", b"\x80\x02](" + identity + b"Qe.", SIXTEEN)
+    with pytest.raises(CheckpointError, match=reason):
+        read_weights(path, "torch-pickle")
+
+
+def test_a_storage_of_two_types(tmp_path: Path) -> None:
+    program = b"\x80\x02](" + tensor()[2:-1] + tensor(kind=b"IntStorage")[2:-1] + b"e."
+    path = make_zip(tmp_path / "damaged.pt", program, SIXTEEN)
+    with pytest.raises(CheckpointError, match="two types or sizes"):
+        read_weights(path, "torch-pickle")
+
+
 @pytest.mark.parametrize(("program", "reason"), DAMAGED.values(), ids=DAMAGED.keys())
 def test_what_a_damaged_pickle_is_told(tmp_path: Path, program: bytes, reason: str) -> None:
     path = make_stream(tmp_path / "damaged.pkl", program)
@@ -304,7 +392,6 @@ def tensor(
     )  # fmt: skip
 
 
-SIXTEEN = {"0": bytes(16)}
 TENSORS: dict[str, tuple[bytes, str]] = {
     "a storage that is not there": (tensor(key=text("1")), "it lacks its member 'x/data/1'"),
     "a storage outside the file": (tensor(key=text("../../../etc/passwd")), "it lacks its member"),

@@ -261,6 +261,24 @@ def test_inert_classes_are_kept_as_their_parts(save: Callable[[object], Path]) -
     assert set(checkpoint.arrays) == {"callback.history.1"}
 
 
+class Wrapper:
+    """An object that is made from its argument, which nobody needs."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Wrapper, (self.tensor,)
+
+
+def test_a_tensor_inside_an_inert_object_is_no_obstacle(save: Callable[[object], Path]) -> None:
+    path = save({"wrapped": Wrapper(torch.ones(5)), "x": torch.ones(2)})
+    inert = frozenset({f"{__name__}.Wrapper"})
+    checkpoint = read_checkpoint(path, "torch-pickle", inert=inert)
+    assert set(checkpoint.arrays) == {"x"}
+    assert checkpoint.metadata == {"wrapped": f"{__name__}.Wrapper"}
+
+
 def test_the_published_spleeter_files_are_read_as_torch_reads_them(
     distribution_file: Distribution,
 ) -> None:

@@ -76,7 +76,7 @@ def _read_zip(path: Path, file: BinaryIO, inert: frozenset[str]) -> Checkpoint:
                 return archive.read(name)
 
             pickle = io.BytesIO(archive.read(roots[0]))
-            tree = unpickle(path, pickle, inert=inert, has_storages=True)
+            tree = unpickle(path, pickle, inert=inert, storages={})
             return flatten(tree, _Views(read, order))
     except (zipfile.BadZipFile, EOFError, RuntimeError, struct.error) as error:
         raise damaged(path, f"it is a broken zip ({error})") from error
@@ -113,17 +113,15 @@ def _read_stream(path: Path, stream: BinaryIO, inert: frozenset[str]) -> Checkpo
     if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict):
         raise ValueError("an unknown version of torch's legacy format")
     order = "<" if system.get("little_endian", True) else ">"
-    tree = unpickle(path, stream, inert=inert, has_storages=True)
+    storages: dict[str, Storage] = {}
+    tree = unpickle(path, stream, inert=inert, storages=storages)
     keys = unpickle(path, stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("storages without keys")
-    # Each storage's size depends on its type, which only the tensors know: collect those first.
-    storages: dict[str, Storage] = {}
-    flatten(tree, _Collector(storages))
     numbers: dict[str, bytes] = {}
     for key in keys:
         if key not in storages:
-            raise ValueError(f"a storage {key!r} that no tensor shows")
+            raise ValueError(f"a storage {key!r} that the pickle does not name")
         numbers[key] = _read_legacy_storage(stream, storages[key], order)
     if missing := storages.keys() - numbers.keys():
         raise ValueError(f"no numbers for storage {min(missing)!r}")
@@ -138,19 +136,6 @@ def _read_legacy_storage(stream: BinaryIO, storage: Storage, order: str) -> byte
     if count != storage.count:
         raise ValueError(f"{count} numbers for storage {storage.key!r} in place of {storage.count}")
     return stream.read(count * _width(storage))
-
-
-class _Collector:
-    """Notes which storages a tree's tensors show, and shows nothing itself."""
-
-    def __init__(self, storages: dict[str, Storage]) -> None:
-        self.storages = storages
-
-    def __call__(self, tensor: TensorView) -> Array:
-        known = self.storages.setdefault(tensor.storage.key, tensor.storage)
-        if known != tensor.storage:
-            raise ValueError(f"a storage {known.key!r} of two types or sizes")
-        return np.empty(0)
 
 
 def _refuse_outside(tensor: TensorView) -> Array:

@@ -22,6 +22,7 @@ from stemsplit.weights.convert.pickled import (
     DtypeShell,
     Inert,
     Name,
+    Storage,
     build_storage,
     is_key,
 )
@@ -40,7 +41,11 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
 def unpickle(
-    path: Path, stream: BinaryIO, *, inert: frozenset[str] = frozenset(), has_storages: bool = False
+    path: Path,
+    stream: BinaryIO,
+    *,
+    inert: frozenset[str] = frozenset(),
+    storages: dict[str, Storage] | None = None,
 ) -> object:
     """Return what one pickle describes, and leave the stream behind its last byte.
 
@@ -48,13 +53,14 @@ def unpickle(
         path: The file, for messages.
         stream: At the pickle's first byte; it can be sought.
         inert: Dotted names that become an `Inert` placeholder in place of a refusal.
-        has_storages: Persistent ids name torch's storages; otherwise they are refused.
+        storages: Where torch's storages are noted by key, as the persistent ids name them; without
+            it such ids are refused.
 
     Raises:
         UnsafeWeightsError: The pickle asks for a global that is neither known nor inert.
         CheckpointError: It is truncated, or no pickle, or its parts do not fit.
     """
-    return _Machine(path, stream, inert, has_storages).run()
+    return _Machine(path, stream, inert, storages).run()
 
 
 class _Machine:
@@ -64,12 +70,16 @@ class _Machine:
     """
 
     def __init__(
-        self, path: Path, stream: BinaryIO, inert: frozenset[str], has_storages: bool
+        self,
+        path: Path,
+        stream: BinaryIO,
+        inert: frozenset[str],
+        storages: dict[str, Storage] | None,
     ) -> None:
         self.path = path
         self.stream = stream
         self.inert = inert
-        self.has_storages = has_storages
+        self.storages = storages
         self.stack: list[object] = []
         self.marked: list[list[object]] = []
         self.memo: dict[int, object] = {}
@@ -95,7 +105,7 @@ class _Machine:
             return self.pop()
         # A text with a wrong escape is a warning, and an error where those are switched to errors.
         except (ValueError, DeprecationWarning) as error:
-            raise damaged(self.path, f"its pickle holds {error}") from error
+            raise damaged(self.path, f"its pickle is broken: {error}") from error
 
     def refusal(self, asked: str) -> UnsafeWeightsError:
         """Return the error that names what was asked for."""
@@ -247,9 +257,12 @@ class _Machine:
 
     def push_storage(self, _: object) -> None:
         identity = self.pop()
-        if not self.has_storages:
+        if self.storages is None:
             raise self.refusal("an object by a persistent id")
-        self.stack.append(build_storage(identity))
+        storage = build_storage(identity)
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise ValueError(f"a storage {storage.key!r} of two types or sizes")
+        self.stack.append(storage)
 
     def call(self, _: object) -> None:
         arguments = self.pop()
