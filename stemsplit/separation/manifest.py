@@ -157,7 +157,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """Write it as JSON: the same text for the same content."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        fields = {"schema": self.schema, **asdict(self)}
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from linear_model import LinearModel, hash_tree, separate_song, write_song
 
+from stemsplit.audio import parse_format
 from stemsplit.errors import (
     CancelledError,
     DecodeError,
@@ -58,6 +59,16 @@ def test_whatever_ends_it_early_leaves_nothing(clip: str, number: int, error: Ba
     assert not Path("stems").exists()
     assert threading.active_count() == threads
     assert separate_song(clip=clip).status == "done"
+
+
+@pytest.mark.parametrize("format", ["flac", "mp3", "ogg", "opus", "m4a"])
+def test_nor_does_an_encoder_stay_behind(format: str):
+    write_song(Path("song.wav"), 5.0)
+    threads = threading.active_count()
+    with pytest.raises(Stop):
+        separate_song(on_event=raise_at(4, Stop("x")), format=parse_format(format))
+    assert not Path("stems").exists()
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("error", [Stop("x"), KeyboardInterrupt()])
