@@ -1,6 +1,7 @@
 """What may stand on a command line: the options' names, their texts, and what their values mean.
 
-Values are read here, not by typer, so that a wrong one is told in stemsplit's own two lines.
+To typer every value is text or a flag. The readers here make numbers and times of it, so that a
+wrong one is told in stemsplit's own two lines.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -29,6 +29,7 @@ WHAT, OUTPUT, INPUT, HOW, RUN = (
     "The run",
 )
 
+ValueT = TypeVar("ValueT")
 NumberT = TypeVar("NumberT", int, float)
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -107,6 +108,11 @@ def time_of(option: str) -> Callable[[str], float]:
     return read
 
 
+def given(read: Callable[[str], ValueT], text: str | None) -> ValueT | None:
+    """Return what a reader makes of a text; None where the option was not given."""
+    return None if text is None else read(text)
+
+
 def split_names(values: list[str] | None) -> tuple[str, ...] | None:
     """Return the names of a repeatable, comma-separated option; None where it was not given."""
     if not values:
@@ -172,7 +178,7 @@ StemMp4 = Annotated[
     ),
 ]
 Out = Annotated[
-    Path,
+    str,
     typer.Option("-o", "--out", metavar="DIR", help="Output folder.", rich_help_panel=OUTPUT),
 ]
 Filename = Annotated[
@@ -192,20 +198,18 @@ Format = Annotated[
     ),
 ]
 Bits = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         metavar="16|24|32",
-        parser=number("--bits", int, 1),
         help="Of wav and flac; 32 is floating point.  [default: 24]",
         rich_help_panel=OUTPUT,
     ),
 ]
 BitRate = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--bitrate",
         metavar="KBPS",
-        parser=number("--bitrate", int, 1),
         help="Of mp3, ogg, opus and m4a.",
         rich_help_panel=OUTPUT,
     ),
@@ -214,7 +218,6 @@ Clip = Annotated[
     str,
     typer.Option(
         metavar="|".join(CLIP_MODES),
-        parser=one_of("clip mode", CLIP_MODES),
         help="Beyond full scale: leave it, turn all stems down by one gain, or limit.",
         rich_help_panel=OUTPUT,
     ),
@@ -228,28 +231,25 @@ Overwrite = Annotated[
     ),
 ]
 Stream = Annotated[
-    int,
+    str,
     typer.Option(
         metavar="N",
-        parser=number("--stream", int, 0),
         help="Which audio stream of the file, from 0.",
         rich_help_panel=INPUT,
     ),
 ]
 Start = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="TIME",
-        parser=time_of("--start"),
         help="Begin here: seconds, m:ss or h:mm:ss.",
         rich_help_panel=INPUT,
     ),
 ]
 Duration = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="TIME",
-        parser=time_of("--duration"),
         help="Take so much.",
         rich_help_panel=INPUT,
     ),
@@ -258,7 +258,6 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="auto|cpu|cuda[:N]|mps",
-        parser=read_device,
         help="Where the network runs.",
         rich_help_panel=HOW,
     ),
@@ -267,53 +266,47 @@ Precision = Annotated[
     str,
     typer.Option(
         metavar="|".join(PRECISIONS),
-        parser=one_of("precision", PRECISIONS),
         help="In what numbers the network computes.",
         rich_help_panel=HOW,
     ),
 ]
 Segment = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="SECONDS",
-        parser=number("--segment", float, 0, above=True),
         help="Length of a chunk, instead of the model's own. Shorter needs less memory.",
         rich_help_panel=HOW,
     ),
 ]
 Overlap = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="SHARE",
-        parser=number("--overlap", float, 0, MAX_OVERLAP),
         help=f"Of a chunk, seen again by the next: 0 to {MAX_OVERLAP}.",
         rich_help_panel=HOW,
     ),
 ]
 Shifts = Annotated[
-    int,
+    str,
     typer.Option(
         metavar="N",
-        parser=number("--shifts", int, 0),
         help="Average N runs whose chunks begin elsewhere: N times slower.",
         rich_help_panel=HOW,
     ),
 ]
 Seed = Annotated[
-    int,
+    str,
     typer.Option(
         metavar="N",
-        parser=number("--seed", int, 0, 2**63 - 1),
         help="Decides the shifts.",
         rich_help_panel=HOW,
     ),
 ]
 WienerIterations = Annotated[
-    int,
+    str,
     typer.Option(
         "--wiener",
         metavar="N",
-        parser=number("--wiener", int, 0),
         help="Iterations of the multichannel Wiener filter.",
         rich_help_panel=HOW,
     ),
@@ -323,24 +316,22 @@ FramingName = Annotated[
     typer.Option(
         "--framing",
         metavar="|".join(FRAMINGS),
-        parser=one_of("framing", FRAMINGS),
         help="original: the whole song at once, as in the papers. Memory grows with it.",
         rich_help_panel=HOW,
     ),
 ]
 Jobs = Annotated[
-    int,
+    str,
     typer.Option(
         "-j",
         "--jobs",
         metavar="N",
-        parser=number("--jobs", int, 1),
         help="Songs at the same time.",
         rich_help_panel=RUN,
     ),
 ]
 Registries = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--registry",
         metavar="FILE",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,6 +116,8 @@ def _check_ffmpeg() -> Iterator[Finding]:
 
 
 def _check_cache() -> Iterator[Finding]:
+    import tempfile
+
     from stemsplit.weights.store import Store
 
     root = Store().root
@@ -171,6 +170,9 @@ def _check_registry() -> Iterator[Finding]:
 
 
 def _check_downloads() -> Iterator[Finding]:
+    import importlib.metadata
+    import importlib.util
+
     from stemsplit.weights.store import Store
 
     if Store().offline:

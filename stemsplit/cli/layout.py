@@ -17,6 +17,10 @@ OTHER = "More"
 class Command(TyperCommand):
     """A command whose help groups its options by their `rich_help_panel`."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, --help included, such that they take values as typed."""
+        return keep_text(super().get_params(ctx))
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what stands behind the command's name in its usage."""
         return [*_list_arguments(self), "[OPTIONS]"]
@@ -28,6 +32,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A command with commands below it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, --help included, such that they take values as typed."""
+        return keep_text(super().get_params(ctx))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what stands behind the command's name in its usage."""
@@ -75,6 +83,25 @@ class Root(Group):
         assert separate is not None
         write_groups(separate, ctx, formatter, leave_out=("--help",))
         write_groups(self, ctx, formatter)
+
+
+class _AsTyped:
+    """What typer converts a value with, converting nothing."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value
+
+
+def keep_text(params: list[Any]) -> list[Any]:
+    """Leave every value the text or the flag that it is.
+
+    Newer versions of typer convert by pydantic even what needs no conversion, and importing that
+    takes longer than all the rest of `stemsplit models list`. Older ones convert text to text.
+    """
+    for param in params:
+        if hasattr(param, "get_runtime_param"):
+            param.get_runtime_param = _AsTyped
+    return params
 
 
 def write_groups(

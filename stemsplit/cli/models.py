@@ -46,7 +46,7 @@ Names = Annotated[
     list[str],
     typer.Argument(metavar="NAME...", autocompletion=complete_model, show_default=False),
 ]
-GivenFiles = Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)]
+GivenFiles = Annotated[list[str], typer.Argument(metavar="FILE...", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 Stem = Annotated[
@@ -240,18 +240,18 @@ def import_files(name: Name, files: GivenFiles, registry: Registries = None) -> 
     """
     known, store = _open(registry)
     entry = known.get(name)
-    for fetched in store.import_file(entry, files):
+    for fetched in store.import_file(entry, [Path(file) for file in files]):
         print(f"{entry.name}: {printable(fetched.path)}")
     missing = "" if store.is_cached(entry) else "; others are still missing"
     print(f"{entry.name}: {format_bytes(store.size(entry))} in the cache{missing}")
     return 0
 
 
-def _open(registries: Iterable[Path] | None) -> tuple[Registry, Store]:
+def _open(registries: Iterable[str] | None) -> tuple[Registry, Store]:
     from stemsplit.weights.registry import Registry
     from stemsplit.weights.store import Store
 
-    return Registry.load(tuple(registries or ())), Store()
+    return Registry.load([Path(name) for name in registries or ()]), Store()
 
 
 def _list_parts(entry: ModelEntry, known: Registry) -> list[ModelEntry]:

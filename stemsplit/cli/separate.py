@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stemsplit.cli.arguments import (
+    PRECISIONS,
     AsJson,
     BitRate,
     Bits,
@@ -43,12 +44,17 @@ from stemsplit.cli.arguments import (
     Stream,
     TwoStems,
     WienerIterations,
+    given,
+    number,
+    one_of,
+    read_device,
     split_names,
+    time_of,
 )
 from stemsplit.cli.progress import Plan, Reporter, Summary, choose_reporter, title_of
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UsageError
-from stemsplit.separation.plan import Options, check_numbers, plan_stems
+from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options, check_numbers, plan_stems
 
 if TYPE_CHECKING:
     from stemsplit.separation.files import FileOptions
@@ -89,25 +95,25 @@ def separate(
     two_stems: TwoStems = None,
     residual: Residual = False,
     stem_mp4: StemMp4 = False,
-    out: Out = Path("stems"),
+    out: Out = "stems",
     filename: Filename = "{track}/{stem}.{ext}",
     format: Format = "wav",
     bits: Bits = None,
     bit_rate: BitRate = None,
     clip: Clip = "none",
     overwrite: Overwrite = False,
-    stream: Stream = 0,
+    stream: Stream = "0",
     start: Start = None,
     duration: Duration = None,
     device: Device = "auto",
     precision: Precision = "auto",
     segment: Segment = None,
     overlap: Overlap = None,
-    shifts: Shifts = 0,
-    seed: Seed = 0,
-    wiener: WienerIterations = 0,
+    shifts: Shifts = "0",
+    seed: Seed = "0",
+    wiener: WienerIterations = "0",
     framing: FramingName = "default",
-    jobs: Jobs = 1,
+    jobs: Jobs = "1",
     registry: Registries = None,
     offline: Offline = False,
     dry_run: DryRun = False,
@@ -127,17 +133,17 @@ def separate(
         stems=split_names(stems),
         two_stems=two_stems,
         residual=residual,
-        device=device,
-        precision=precision,
-        segment_s=segment,
-        overlap=overlap,
-        shifts=shifts,
-        seed=seed,
-        wiener=wiener,
-        framing=cast("Literal['default', 'original']", framing),
-        stream=stream,
-        start_s=start or 0.0,
-        duration_s=duration,
+        device=read_device(device),
+        precision=one_of("precision", PRECISIONS)(precision),
+        segment_s=given(number("--segment", float, 0, above=True), segment),
+        overlap=given(number("--overlap", float, 0, MAX_OVERLAP), overlap),
+        shifts=number("--shifts", int, 0)(shifts),
+        seed=number("--seed", int, 0, 2**63 - 1)(seed),
+        wiener=number("--wiener", int, 0)(wiener),
+        framing=cast("Literal['default', 'original']", one_of("framing", FRAMINGS)(framing)),
+        stream=number("--stream", int, 0)(stream),
+        start_s=given(time_of("--start"), start) or 0.0,
+        duration_s=given(time_of("--duration"), duration),
     )
     check_numbers(options)
     request = Request(
@@ -145,10 +151,10 @@ def separate(
         model=model,
         options=options,
         file_options=_make_file_options(
-            out, filename, format, bits, bit_rate, clip, overwrite=overwrite, stem_mp4=stem_mp4
+            Path(out), filename, format, bits, bit_rate, clip, overwrite, stem_mp4
         ),
-        workers=jobs,
-        registries=registry or (),
+        workers=number("--jobs", int, 1)(jobs),
+        registries=[Path(name) for name in registry or ()],
         offline=True if offline else None,
     )
     reporter = choose_reporter(quiet=quiet, as_json=as_json)
@@ -160,13 +166,12 @@ def separate(
 
 
 def _make_file_options(
-    out: Path,
+    out_dir: Path,
     filename: str,
     format: str,
-    bits: int | None,
-    bit_rate_kbps: int | None,
+    bits: str | None,
+    bit_rate: str | None,
     clip: str,
-    *,
     overwrite: bool,
     stem_mp4: bool,
 ) -> FileOptions:
@@ -174,9 +179,11 @@ def _make_file_options(
     from stemsplit.separation.files import FileOptions
     from stemsplit.separation.levels import ClipMode
 
+    bits_given = given(number("--bits", int, 1), bits)
+    kbps_given = given(number("--bitrate", int, 1), bit_rate)
     return FileOptions(
-        out_dir=out,
-        format=parse_format(format, bits, bit_rate_kbps),
+        out_dir=out_dir,
+        format=parse_format(format, bits_given, kbps_given),
         filename=filename,
         clip=cast("ClipMode", clip),
         overwrite=overwrite,
@@ -249,6 +256,7 @@ def _make_plan(request: Request, inputs: Sequence[str | Source]) -> tuple[Plan, 
 
 
 def _load_separator(request: Request, registry: Registry, reporter: Reporter) -> Separator:
+    from stemsplit.backends.allocator import keep_freed_memory
     from stemsplit.separation.separator import Separator
     from stemsplit.weights.load import load_model
     from stemsplit.weights.own_models import find_entry
@@ -259,6 +267,7 @@ def _load_separator(request: Request, registry: Registry, reporter: Reporter) ->
     def on_progress(done_bytes: int, total_bytes: int | None) -> None:
         reporter.on_download(name, done_bytes, total_bytes)
 
+    keep_freed_memory()
     store = Store(offline=request.offline)
     model = load_model(request.model, registry=registry, store=store, on_progress=on_progress)
     return Separator(model, request.options)
