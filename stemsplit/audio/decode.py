@@ -259,29 +259,39 @@ class Decoder:
         status = self._process.wait()
         if self._read_samples == 0:
             self._refuse_nothing()
-        decoded_s = self._read_samples / self.sample_rate
-        complaints = self._process.complaints
-        announced_s = _find_announced(self._info)
-        is_short = announced_s is not None and decoded_s < announced_s - _SHORTFALL_S
-        if self._read_samples <= self._begin and not (is_short or complaints.errors):
-            raise EmptyAudioError(
-                f"{self._name} has no samples from {self._request.start_s:g} s on",
-                help=f"begin before its end: it is {announced_s or decoded_s:.2f} s long.",
-            )
-        if not (is_short or complaints.errors or status):
+        damage = self._describe_damage(status)
+        if self._read_samples > self._begin:
+            if damage is not None:
+                self._warn(damage)
             return
-        words = f"the file is damaged: {self._name}: "
-        if complaints.errors:
-            words += f"ffmpeg says {complaints.first!r}; "
-        words += f"decoded {decoded_s:.1f} s"
-        if announced_s is not None:
-            words += f" of {announced_s:.1f} s announced"
-        if self._read_samples <= self._begin:
+        start_s = self._request.start_s
+        if damage is not None:
             raise DecodeError(
-                f"{words}, and nothing from {self._request.start_s:g} s on",
+                f"{damage}; nothing came from {start_s:g} s on",
                 help="get the file again, or begin earlier.",
             )
-        self._warn(words)
+        length_s = self._info.duration_s or self._read_samples / self.sample_rate
+        raise EmptyAudioError(
+            f"{self._name} has no samples from {start_s:g} s on",
+            help=f"begin before its end: it is {length_s:.2f} s long.",
+        )
+
+    def _describe_damage(self, status: int) -> str | None:
+        """Say what is wrong with a file of which something was decoded; None if nothing is."""
+        complaints = self._process.complaints
+        announced_s = _find_announced(self._info)
+        decoded_s = self._read_samples / self.sample_rate
+        is_short = announced_s is not None and decoded_s < announced_s - _SHORTFALL_S
+        if not (is_short or complaints.errors or status):
+            return None
+        said = f" (ffmpeg: {complaints.first})" if complaints.errors else ""
+        if announced_s is None:
+            return f"{self._name} is damaged: decoded {decoded_s:.1f} s{said}"
+        if is_short:
+            lengths = f"decoded {decoded_s:.1f} s of {announced_s:.1f} s announced"
+            return f"{self._name} is damaged: {lengths}{said}"
+        whole = f"its whole length was decoded: {decoded_s:.1f} s"
+        return f"ffmpeg found faults in {self._name}, though {whole}{said}"
 
     def _refuse_nothing(self) -> NoReturn:
         """Say why there is no sample at all."""

@@ -7,7 +7,8 @@ else is ffmpeg's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final
@@ -18,7 +19,7 @@ from stemsplit.audio.formats import OutputFormat
 from stemsplit.audio.metadata import keep_tags
 from stemsplit.audio.part_file import PartFile
 from stemsplit.audio.sinks import FFmpegSink, Sink, WavSink, quantize
-from stemsplit.errors import EncodeError, UsageError
+from stemsplit.errors import CancelledError, EncodeError, StemsplitError, UsageError
 
 Block = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -112,13 +113,11 @@ class StemWriter:
             EncodeError: Samples that are not numbers, or ffmpeg gave up.
             DiskFullError: The disk is full.
             OutputError: The disk does not take them.
+            CancelledError: Another thread aborted it.
         """
         self._check_open()
-        try:
+        with self._abort_on_error():
             self._append(block)
-        except BaseException:
-            self.abort()
-            raise
 
     def _append(self, block: Block) -> None:
         if block.ndim != 2 or block.shape[0] != self._channels:
@@ -152,16 +151,28 @@ class StemWriter:
             OutputError: The file cannot be renamed.
         """
         self._check_open()
-        try:
+        with self._abort_on_error():
             self._sink.finish(self.samples)
             self._place.commit()
-        except BaseException:
-            self.abort()
-            raise
         self._is_open = False
 
+    @contextlib.contextmanager
+    def _abort_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if not self._is_open and isinstance(error, StemsplitError):
+                raise CancelledError(
+                    f"writing {str(self.path)!r} was stopped", help="run again to write it."
+                ) from error
+            self.abort()
+            raise
+
     def abort(self) -> None:
-        """Stop at once and remove what was written; nothing happens on a closed writer."""
+        """Stop at once and remove what was written; nothing happens on a closed writer.
+
+        From another thread, too: a write that is under way there ends with `CancelledError`.
+        """
         if self._is_open:
             self._is_open = False
             self._sink.abort()

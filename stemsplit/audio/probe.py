@@ -221,7 +221,8 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
     tags = dict(global_tags)
     if "ogg" in seen.container and stream_tags:  # Ogg keeps the song's tags in its stream.
         tags = {**stream_tags[0], **tags}
-    duration_s = _find_duration(path, seen)
+    cut_s = _find_cut(path, seen)
+    duration_s = seen.duration_s if cut_s is None else cut_s
     if duration_s == 0:
         raise EmptyAudioError(
             f"{str(path)!r} has no samples: it is 0 s long", help="export or record it again."
@@ -235,7 +236,7 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
         has_cover=bool(seen.covers),
         cover_stream=next((index for index, usable in seen.covers if usable), None),
         has_video=bool(seen.videos),
-        is_estimated=seen.is_estimated,
+        is_estimated=seen.is_estimated and cut_s is None,
     )
 
 
@@ -344,18 +345,19 @@ def count_channels(layout: str) -> int:
     return _LAYOUTS.get(layout, 0)
 
 
-def _find_duration(path: Path, seen: _Description) -> float | None:
-    """Return the announced length, for a cut WAV the one it had before it was cut."""
+def _find_cut(path: Path, seen: _Description) -> float | None:
+    """Return the length that a cut WAV had before it was cut, of which ffmpeg says nothing."""
     announced_s = read_announced_s(path) if seen.container == "wav" else None
-    if announced_s is not None and announced_s > (seen.duration_s or 0.0) + 0.01:
-        return announced_s
-    return seen.duration_s
+    if announced_s is None or announced_s <= (seen.duration_s or 0.0) + 0.01:
+        return None
+    return announced_s
 
 
 def _refuse_unreadable(path: Path, described: str) -> NoReturn:
     complaints = [parse_complaint(line) for line in described.splitlines()]
-    reasons = [complaint for complaint in complaints if complaint]
-    quoted = "; ".join(dict.fromkeys(reasons[-2:])) or "no reason given"
+    # The last ones only say that the opening failed; the first say why.
+    reasons = [complaint for complaint in complaints if complaint and "input file" not in complaint]
+    quoted = "; ".join(list(dict.fromkeys(reasons))[:2]) or "no reason given"
     raise DecodeError(
         f"{str(path)!r} cannot be read as audio; ffmpeg says: {quoted}",
         help="if other programs play it, convert it there to wav or flac; else get it again.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -33,7 +34,7 @@ class Sink(Protocol):
         """Complete the part file, which has this number of samples in each channel."""
 
     def abort(self) -> None:
-        """Let go of everything but the part file; may be called at any time, also twice."""
+        """Let go of everything but the part file; from any thread, at any time, also twice."""
 
 
 class WavSink:
@@ -53,6 +54,7 @@ class WavSink:
         self._channels = channels
         self._bits = bits
         self._tags = tags
+        self._lock = threading.Lock()
         try:
             self._file = place.part.open("wb", buffering=0)
         except OSError as error:
@@ -71,9 +73,10 @@ class WavSink:
     def write(self, frames: memoryview) -> None:
         """Append samples."""
         try:
-            while frames:
-                frames = frames[self._file.write(frames) :]
-        except OSError as error:
+            with self._lock:
+                while frames:
+                    frames = frames[self._file.write(frames) :]
+        except (OSError, ValueError) as error:  # ValueError: aborted meanwhile
             raise explain_os_error(error, self._place.path) from error
 
     def finish(self, samples: int) -> None:
@@ -84,12 +87,12 @@ class WavSink:
             self._file.seek(0)
             self.write(memoryview(self._build_header(samples)))
             self._file.close()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise explain_os_error(error, self._place.path) from error
 
     def abort(self) -> None:
         """Close the file."""
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
             self._file.close()
 
 
@@ -108,6 +111,7 @@ class FFmpegSink:
         """Start ffmpeg; tags and cover are laid ready for it in a temporary folder."""
         self._place = place
         self._format = format
+        self._lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         raw = ("-f", name_raw_format(format), "-ar", str(sample_rate), "-ac", str(channels))
         command = ["-y", *raw, "-i", "pipe:0"]
@@ -152,14 +156,16 @@ class FFmpegSink:
     def write(self, frames: memoryview) -> None:
         """Append samples; waits while ffmpeg is busy with earlier ones."""
         try:
-            while frames:
-                frames = frames[self._process.stdin.write(frames) :]
-        except OSError as error:
+            with self._lock:
+                while frames:
+                    frames = frames[self._process.stdin.write(frames) :]
+        except (OSError, ValueError) as error:  # ValueError: aborted meanwhile
             raise self._explain(self._process.wait()) from error
 
     def finish(self, samples: int) -> None:
         """Let ffmpeg complete its file."""
-        self._process.close_pipes()
+        with self._lock:
+            self._process.close_pipes()
         status = self._process.wait()
         if status != 0 or self._process.complaints.mention(_FULL):
             raise self._explain(status)
@@ -167,8 +173,9 @@ class FFmpegSink:
 
     def abort(self) -> None:
         """End ffmpeg."""
-        self._process.end()
-        self._process.close_pipes()
+        self._process.end()  # A write that waits for it fails now, and frees the lock.
+        with self._lock:
+            self._process.close_pipes()
         self._remove_folder()
 
     def _remove_folder(self) -> None:
