@@ -7,13 +7,14 @@ lines as well, and a report in a file; STEMSPLIT_DEBUG=1 shows its traceback.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
@@ -32,35 +33,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     Args:
-        argv: What stands behind the program's name; the process's own arguments when None.
+        argv: What stands behind the program's name; when None the process's own arguments, and
+            then the process may end here.
 
     Returns:
         0 all done, 1 some failed, 2 the command is wrong, 130 stopped.
     """
-    if argv is None:
-        argv = sys.argv[1:]
-        _prepare_process()
+    if argv is not None:
+        return _run_safely(list(argv))
+    _prepare_process()
+    status = _run_safely(sys.argv[1:])
+    if "torch" in sys.modules:
+        # Torch takes itself apart for 0.3 s and more; all that is to be kept has been written.
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run_safely(argv: list[str]) -> int:
+    """Run the command; whatever happens becomes an exit code and at most two lines."""
     try:
-        try:
-            status = _run(list(argv))
-            sys.stdout.flush()
-        except OSError as error:
-            if not _is_stdout_dead():
-                raise
-            return _report_dead_stdout(error)
+        status = _run(argv)
+        sys.stdout.flush()
         return status
+    except OutputLostError as loss:
+        return _give_up_output(loss.error)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        _tell("stopped")
         return EXIT_STOPPED
     except StemsplitError as error:
-        _print_error(error)
+        _tell_error(error)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except Exception as error:
         from stemsplit.batch.crash_report import contain
 
         if os.environ.get("STEMSPLIT_DEBUG") == "1":
             traceback.print_exc()
-        _print_error(contain(error, f"running `stemsplit {shlex.join(argv)}`"))
+        _tell_error(contain(error, f"running `stemsplit {shlex.join(argv)}`"))
         return EXIT_FAILED
 
 
@@ -100,10 +110,7 @@ def name_command(argv: list[str]) -> list[str]:
         return argv
     if first in COMMANDS:
         if os.path.exists(first) and not argv[1:]:
-            print(
-                f"note: {first!r} is the command here; for what has that name write ./{first}",
-                file=sys.stderr,
-            )
+            _tell(f"note: {first!r} is the command here; for what has that name write ./{first}")
         if first == "models" and (not argv[1:] or argv[1].startswith("-")):
             return argv if "--help" in argv else ["models", "list", *argv[1:]]
         return argv
@@ -140,45 +147,68 @@ def _translate(error: Any) -> UsageError:
     return UsageError(message[:1].lower() + message[1:], help=more)
 
 
-def _print_error(error: StemsplitError) -> None:
-    print(f"error: {error.message}", file=sys.stderr)
-    print(f"help: {error.help}", file=sys.stderr, flush=True)
+def _tell(*lines: str) -> None:
+    """Print on standard error; where that is gone as well, the exit code has to do."""
+    with contextlib.suppress(OSError):
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _tell_error(error: StemsplitError) -> None:
+    _tell(f"error: {error.message}", f"help: {error.help}")
+
+
+class OutputLostError(Exception):
+    """Standard output takes no more: its reader has gone, or its disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output whose failure is told from that of any other file."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OutputLostError(error) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise OutputLostError(error) from error
 
 
 def _prepare_process() -> None:
     """Make the streams take any text, and keep libraries' warnings to those who ask for them."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:  # It was closed before the program began.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    else:
+        sys.stdout = _Output(
+            sys.stdout.buffer,
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",
+            line_buffering=sys.stdout.isatty(),
+        )
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    cast("io.TextIOWrapper", sys.stderr).reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
-def _is_stdout_dead() -> bool:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
-
-
-def _report_dead_stdout(error: OSError) -> int:
-    """Give up on standard output: quietly where its reader has gone, `stemsplit ... | head`."""
-    with contextlib.suppress(OSError, ValueError):
-        _redirect(sys.stdout)
-    if not isinstance(error, BrokenPipeError):
-        print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
-        print("help: check where it goes to, and the space there.", file=sys.stderr)
-    return EXIT_FAILED
-
-
-def _redirect(stream: TextIO) -> None:
-    """Send what is still in the stream's buffer nowhere, so that the end of Python is silent."""
+def _give_up_output(error: OSError) -> int:
+    """End without standard output: quietly where its reader has gone, `stemsplit ... | head`."""
+    # What is still in the buffer goes nowhere, so that the end of Python is silent.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, stream.fileno())
-    finally:
-        os.close(nowhere)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    if not isinstance(error, BrokenPipeError):
+        _tell(
+            f"error: standard output cannot be written: {error.strerror}",
+            "help: check where it goes to, and the space there.",
+        )
+    return EXIT_FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Live
 from rich.text import Text
 from typing_extensions import Self
@@ -49,7 +49,7 @@ class Bars(Reporter):
         self._live = Live(
             _Title(),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),
             TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             expand=True,

@@ -54,8 +54,8 @@ class JsonLines(Reporter):
         self._said_s: dict[object, float] = {}
 
     def write(self, event: str, **values: object) -> None:
-        """Write one event."""
-        self.say(json.dumps({"event": event, **values}, ensure_ascii=True))
+        """Write one event, in ASCII. A reader that has gone stops the work."""
+        print(json.dumps({"event": event, **values}), file=self._out, flush=True)
 
     def write_plan(self, plan: Plan) -> None:
         """Write what would be done."""

@@ -6,6 +6,7 @@ All of it goes to standard error; standard output is for data.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -117,8 +118,9 @@ class Reporter:
         """Nothing to end."""
 
     def say(self, line: str) -> None:
-        """Write a line at once."""
-        print(line, file=self._out, flush=True)
+        """Write a line at once. Where nobody can read it any more, the work goes on."""
+        with contextlib.suppress(OSError):
+            print(line, file=self._out, flush=True)
 
     def on_plan(self, plan: Plan) -> None:
         """The songs and their outputs are known; the model is not loaded yet."""
