@@ -222,8 +222,9 @@ def main() -> int:
         status, events, said = separate(inputs, registry, out)
         outcomes = Counter(str(event["event"]) for event in events)
         problems = check_outputs(out)
-        if "Traceback" in said or any("Traceback" in json.dumps(event) for event in events):
-            problems.append("a traceback was shown")
+        told = [said, *(json.dumps(event) for event in events)]
+        problems += ["a traceback was shown" for text in told if "Traceback" in text]
+        problems += [text for text in told if "something unexpected" in text]
         finished = sum(outcomes[kind] for kind in ("file_done", "file_failed", "file_skipped"))
         if finished != kinds.total():
             problems.append(f"{kinds.total()} inputs, {finished} outcomes")
