@@ -100,11 +100,11 @@ def keep_tags(tags: Mapping[str, str]) -> dict[str, str]:
         tags: By ffmpeg's names, in any case.
     """
     kept: dict[str, str] = {}
-    for key, value in sorted(tags.items()):
+    for key, value in tags.items():
         name = key.strip().lower()
         clean = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
         if not re.fullmatch(r"[\x20-\x3c\x3e-\x7e]+", name) or not clean.strip():
             continue
         if name not in _TECHNICAL and not name.startswith(_TECHNICAL_STARTS):
             kept.setdefault(name, clean)
-    return kept
+    return dict(sorted(kept.items()))

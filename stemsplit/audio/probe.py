@@ -27,7 +27,7 @@ from stemsplit.audio.ffmpeg import (
 )
 from stemsplit.audio.metadata import parse_metadata
 from stemsplit.audio.wav import read_announced_s
-from stemsplit.errors import DecodeError, EmptyAudioError, FFmpegMissingError
+from stemsplit.errors import DecodeError, FFmpegMissingError
 
 _PATIENCE_S: Final = 120.0
 _SNIFFED_BYTES: Final = 4096
@@ -95,7 +95,7 @@ class AudioInfo:
     Attributes:
         path: As given.
         container: ffmpeg's name of the format: "wav", "mov,mp4,m4a,3gp,3g2,mj2".
-        duration_s: Announced length; None where the container does not say.
+        duration_s: Announced length; None where the container does not say, or says less than 5 ms.
         streams: The audio streams, in order; at least one.
         tags: Of the song, keys in lower case and by ffmpeg's names: title, artist, album, date ...
         has_cover: Whether a picture is attached.
@@ -125,7 +125,6 @@ def probe(path: Path) -> AudioInfo:
 
     Raises:
         DecodeError: No such file, a folder, no permission, nothing in it, or nothing to hear in it.
-        EmptyAudioError: There is sound, and it is 0 s long.
         FFmpegMissingError: There is no ffmpeg.
     """
     path = Path(path)
@@ -218,19 +217,17 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
             zip(seen.audio, stream_tags + [{}] * len(seen.audio), strict=False)
         )
     )
+    if not any(stream.sample_rate and stream.channels for stream in streams):
+        _refuse_unreadable(path, described)
     tags = dict(global_tags)
     if "ogg" in seen.container and stream_tags:  # Ogg keeps the song's tags in its stream.
         tags = {**stream_tags[0], **tags}
     cut_s = _find_cut(path, seen)
-    duration_s = seen.duration_s if cut_s is None else cut_s
-    if duration_s == 0:
-        raise EmptyAudioError(
-            f"{str(path)!r} has no samples: it is 0 s long", help="export or record it again."
-        )
     return AudioInfo(
         path=path,
         container=seen.container,
-        duration_s=duration_s,
+        # ffmpeg tells hundredths of a second: "0.00" may be a few samples, which decoding tells.
+        duration_s=cut_s or seen.duration_s or None,
         streams=streams,
         tags=tags,
         has_cover=bool(seen.covers),
@@ -357,7 +354,7 @@ def _refuse_unreadable(path: Path, described: str) -> NoReturn:
     complaints = [parse_complaint(line) for line in described.splitlines()]
     # The last ones only say that the opening failed; the first say why.
     reasons = [complaint for complaint in complaints if complaint and "input file" not in complaint]
-    quoted = "; ".join(list(dict.fromkeys(reasons))[:2]) or "no reason given"
+    quoted = "; ".join(list(dict.fromkeys(reasons))[:2]) or "neither rate nor channels found"
     raise DecodeError(
         f"{str(path)!r} cannot be read as audio; ffmpeg says: {quoted}",
         help="if other programs play it, convert it there to wav or flac; else get it again.",

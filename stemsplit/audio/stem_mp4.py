@@ -7,6 +7,7 @@ JSON in an atom of type `stem` inside `moov/udta`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import BinaryIO, Final, Literal
 from stemsplit.audio.codec import choose_rate
 from stemsplit.audio.ffmpeg import LOCAL_ONLY, Process, name_file
 from stemsplit.audio.formats import OutputFormat
-from stemsplit.audio.metadata import keep_tags
+from stemsplit.audio.metadata import build_metadata, keep_tags
 from stemsplit.audio.part_file import PartFile, explain_os_error
 from stemsplit.audio.probe import probe
 from stemsplit.audio.sinks import explain_failure
@@ -115,16 +116,18 @@ def _encode(
     command = ["-y"]
     for item in inputs:
         command += [*LOCAL_ONLY, "-i", name_file(item)]
+    command += ["-f", "ffmetadata", "-i", "pipe:0"]  # Tags may be longer than a command line.
     for track, name in enumerate(["Mixture", *names]):
         command += ["-map", f"{track}:a:0", f"-disposition:a:{track}", "0" if track else "default"]
         for key in ("title", "handler_name"):
             command += [f"-metadata:s:a:{track}", f"{key}={name}"]
-    command += ["-map_metadata", "-1", "-map_chapters", "-1"]
-    for key, value in tags.items():
-        command += ["-metadata", f"{key}={value}"]
+    command += ["-map_metadata", f"{len(inputs)}:g", "-map_chapters", "-1"]
     bitexact = ("-fflags", "+bitexact", "-flags:a", "+bitexact")
-    process = Process([*command, *settings, *bitexact, "-f", "ipod", name_file(place.part)])
+    command += [*settings, *bitexact, "-f", "ipod", name_file(place.part)]
+    process = Process(command, feed=True)
     try:
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(build_metadata(tags).encode())
         status = process.wait()
     finally:
         process.end()
