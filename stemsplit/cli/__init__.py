@@ -16,12 +16,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
+from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
 COMMANDS = ("separate", "models", "doctor")
 RESERVED = ("train", "prepare", "eval", "export", "batch")
 """Commands to come: a file with such a name is ./train today, so that it stays that."""
 
+EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 130
@@ -155,7 +157,7 @@ def _tell(*lines: str) -> None:
 
 
 def _tell_error(error: StemsplitError) -> None:
-    _tell(f"error: {error.message}", f"help: {error.help}")
+    _tell(f"error: {printable(error.message)}", f"help: {printable(error.help)}")
 
 
 class OutputLostError(Exception):

@@ -32,7 +32,7 @@ WHAT, OUTPUT, INPUT, HOW, RUN = (
 ValueT = TypeVar("ValueT")
 NumberT = TypeVar("NumberT", int, float)
 
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
 def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
@@ -97,13 +97,17 @@ def time_of(option: str) -> Callable[[str], float]:
 
     def read(text: str) -> float:
         match = _CLOCK.fullmatch(text.strip())
-        if match is None or (match[2] is not None and float(match[3]) >= 60):
+        parts = [float(part) for part in match.groups() if part] if match else []
+        # Only the first part may be more than the clock shows: 90 seconds, 75:00, 100:00:00.
+        if not parts or any(part >= 60 for part in parts[1:]):
             raise UsageError(
                 f"{option} {text!r} is not a time",
                 help="write seconds, m:ss or h:mm:ss, such as 90.5, 1:30 or 1:02:03.",
             )
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-        return 3600 * hours + 60 * minutes + seconds
+        seconds = 0.0
+        for part in parts:
+            seconds = 60 * seconds + part
+        return seconds
 
     return read
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from typing_extensions import Self
 
+from stemsplit.cli import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from stemsplit.cli.wording import (
     format_bytes,
     format_clock,
@@ -79,10 +80,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """130 when it was stopped, 1 when a song failed, else 0."""
+        """What the command ends with: stopped, some failed, or all done."""
         if self.having("cancelled"):
-            return 130
-        return 1 if self.having("failed") else 0
+            return EXIT_STOPPED
+        return EXIT_FAILED if self.having("failed") else EXIT_DONE
 
     def describe(self) -> str:
         """Return one line: what was done with how many songs, and how fast."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from stemsplit.cli import EXIT_STOPPED
 from stemsplit.cli.arguments import (
     PRECISIONS,
     AsJson,
@@ -302,17 +305,26 @@ def _spooled(request: Request) -> Iterator[Sequence[str | Source]]:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let a request to end the process (SIGTERM) clean up as Ctrl-C does."""
+    """Clean up when Ctrl-C or a request to end (SIGTERM) comes; a second one, later, ends at once.
+
+    Signals that follow within a second belong to the first: `timeout` and others send several.
+    """
+    asked_s: list[float] = []
 
     def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        asked_s.append(time.monotonic())
+        if len(asked_s) == 1:
+            raise KeyboardInterrupt
+        if asked_s[-1] - asked_s[0] > 1:
+            # What was being written is in a folder of its own, which the next run takes away.
+            os._exit(EXIT_STOPPED)
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # Not the main thread: whoever runs it there handles signals.
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Whoever runs it in a thread handles signals.
         return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

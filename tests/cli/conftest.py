@@ -1,0 +1,83 @@
+"""A home of its own for every test, with a registry of one tiny model of random weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+
+ROOT = Path(__file__).parents[2]
+STEMS = ("vocals", "accompaniment")
+
+REGISTRY = """\
+default = "tiny"
+
+[models.tiny]
+description = "random weights, for tests"
+architecture = "spleeter"
+stems = ["vocals", "accompaniment"]
+licence = "CC0 1.0"
+source_page = "https://example.org/tiny"
+config = {{ widths = [2, 3, 4, 5, 6, 7], segment_frames = 64 }}
+
+[[models.tiny.files]]
+source = {source!r}
+format = "safetensors"
+"""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The registry file of the tiny model."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Spleeter(SpleeterConfig.tiny(STEMS))
+    tensors = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+    save_file(tensors, folder / "tiny.safetensors")
+    path = folder / "tiny.toml"
+    path.write_text(REGISTRY.format(source=str(folder / "tiny.safetensors")))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: empty, with a cache, a configuration and logs elsewhere of their own."""
+    around = tmp_path / "around"
+    for name in ("STEMSPLIT_OFFLINE", "STEMSPLIT_DEBUG", "STEMSPLIT_FFMPEG", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STEMSPLIT_CACHE", str(around / "cache"))
+    monkeypatch.setenv("STEMSPLIT_REGISTRY", str(tiny_registry))
+    monkeypatch.setenv("HOME", str(around))
+    for name in ("CONFIG", "STATE", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(around / name.lower()))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+@pytest.fixture
+def run(home: Path) -> Run:
+    """Run `python -m stemsplit` in a process of its own."""
+
+    def call(*arguments: str, env: dict[str, str] | None = None, **options: object) -> object:
+        given = {"capture_output": True, "text": True, "timeout": 120, **options}
+        return subprocess.run(
+            [sys.executable, "-m", "stemsplit", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})},
+            check=False,
+            **given,  # type: ignore[call-overload]  # subprocess's own options
+        )
+
+    return call  # type: ignore[return-value]  # the same call, typed for text
