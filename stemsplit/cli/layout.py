@@ -47,7 +47,7 @@ class Group(TyperGroup):
         Raises:
             UnknownNameError: There is none.
         """
-        if self.get_command(ctx, args[0]) is None:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             more = f"`{ctx.command_path} --help` shows all."
             raise UnknownNameError("command", args[0], self.list_commands(ctx), more=more)
         return super().resolve_command(ctx, args)
@@ -70,6 +70,12 @@ class Group(TyperGroup):
 
 class Root(Group):
     """The program itself: `stemsplit FILE...` is `stemsplit separate FILE...`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; while the shell completes a line, "separate" may be left out here."""
+        if ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            args = ["separate", *args]
+        return super().resolve_command(ctx, args)
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         """Write both ways to call it."""

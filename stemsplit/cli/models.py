@@ -196,9 +196,12 @@ def verify(name: OptionalName = None, registry: Registries = None, as_json: AsJs
     wrong = [entry.name for entry, verdict in verdicts if not verdict.ok]
     if wrong:
         first = wrong[0]
+        again = f"`stemsplit models download {first}`"
+        if store.size(known.get(first)):
+            again = f"`stemsplit models remove {first}`, then {again}"
         raise WeightsError(
-            f"{format_count(len(wrong), 'file')} of {', '.join(dict.fromkeys(wrong))} not right",
-            help=f"`stemsplit models remove {first}` and `stemsplit models download {first}`.",
+            f"not right: {format_count(len(wrong), 'file')} of {', '.join(dict.fromkeys(wrong))}",
+            help=f"{again}.",
         )
     return 0
 

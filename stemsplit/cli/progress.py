@@ -177,6 +177,7 @@ class Lines(Reporter):
         super().__init__(out)
         self._clock = clock
         self._said_s: dict[object, float] = {}
+        self._download = ""
         self._places: dict[Path, str] = {}
 
     def on_plan(self, plan: Plan) -> None:
@@ -192,7 +193,10 @@ class Lines(Reporter):
         is_all = done_bytes == total_bytes
         if self._is_due(f"download {model}") or is_all:
             of = "" if total_bytes is None else f" of {format_bytes(total_bytes)}"
-            self.say(f"downloading {model}: {format_bytes(done_bytes)}{of}")
+            line = f"downloading {model}: {format_bytes(done_bytes)}{of}"
+            if line != self._download:
+                self.say(line)
+            self._download = line
 
     def on_started(self, job: Job, event: Started) -> None:
         """Say what is separated into what."""

@@ -252,3 +252,30 @@ for arguments in {LIGHT!r}:
     told = [line for line in done.stdout.splitlines() if line.startswith("heavy: ")]
     found = [json.loads(line.removeprefix("heavy: ")) for line in told]
     assert found == [[arguments, []] for arguments in LIGHT]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("mo", "models"),
+        ("models in", "info"),
+        ("models info ti", "tiny"),
+        ("song.mp3 --two", "--two-stems"),
+        ("song.mp3 -m ti", "tiny"),
+        ("separate song.mp3 --ove", "--overlap"),
+    ],
+)
+def test_a_shell_can_complete_the_line(home: Path, words: str, found: str) -> None:
+    line = f"stemsplit {words}"
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "_STEMSPLIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "stemsplit"], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.stderr == ""
+    assert found in done.stdout.split()

@@ -149,7 +149,7 @@ def test_import_verify_path_and_remove(more: Path, capsys: pytest.CaptureFixture
     assert main(["models", "verify", "pinned"]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith(f"pinned: {kept.name}: NOT ok: ")
-    assert captured.err.startswith("error: 1 file of pinned not right\nhelp: `stemsplit models re")
+    assert captured.err.startswith("error: not right: 1 file of pinned\nhelp: `stemsplit models re")
     assert json.loads(ask(capsys, "verify", "--json", status=1))[0]["ok"] is False
 
     assert ask(capsys, "remove", "pinned") == "pinned: 6 B freed\n"
@@ -165,8 +165,12 @@ def test_import_verify_path_and_remove(more: Path, capsys: pytest.CaptureFixture
         (["path", "both"], 1, "`stemsplit models download pinned`"),
         (["remove", "both"], 2, "remove its members: pinned, unpinned"),
         (["remove", "pinnd"], 2, "did you mean pinned"),
-        (["verify", "pinned"], 1, "1 file of pinned not right"),
-        (["verify", "both"], 1, "2 files of pinned, unpinned not right"),
+        (
+            ["verify", "pinned"],
+            1,
+            "not right: 1 file of pinned\nhelp: `stemsplit models download pinned`",
+        ),
+        (["verify", "both"], 1, "not right: 2 files of pinned, unpinned"),
         (["download", "pinned", "--offline"], 1, "help: "),
     ],
 )

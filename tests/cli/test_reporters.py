@@ -80,6 +80,7 @@ def play(reporter: Reporter, plan: Plan, clock: Clock) -> Summary:
         reporter.on_download("tiny", 5, None)
         reporter.on_download("tiny", 10_000, 20_000)
         reporter.on_download("tiny", 20_000, 20_000)
+        reporter.on_download("tiny", 20_000, 20_000)
         for pause_s, event in events:
             clock.now_s += pause_s
             reporter.on_event(first, event)
@@ -132,8 +133,7 @@ def test_json_lines() -> None:
     events = [json.loads(line) for line in out.getvalue().splitlines()]
     kinds = [event["event"] for event in events]
     assert kinds == [
-        "download",
-        "download",
+        *["download"] * 3,
         "started",
         *["progress"] * 3,
         "notice",
@@ -144,15 +144,15 @@ def test_json_lines() -> None:
         "summary",
     ]
     path = str(Path("in", "ä.mp3"))
-    assert {event["file"] for event in events[2:9]} == {path}
+    assert {event["file"] for event in events[3:10]} == {path}
     assert events[1] == {
         "event": "download", "model": "tiny", "done_bytes": 20_000, "total_bytes": 20_000,
     }  # fmt: skip
-    assert events[4] == {
+    assert events[5] == {
         "event": "progress", "file": path, "done_s": 50.0, "total_s": 100.0, "speed": 4.545,
         "remaining_s": 11.0,
     }  # fmt: skip
-    assert events[9]["message"] == "no\nsound"
+    assert events[10]["message"] == "no\nsound"
     assert events[-1]["cancelled"] == 1
 
 
