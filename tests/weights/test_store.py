@@ -621,6 +621,7 @@ def test_members_of_one_archive_are_one_download(
     assert weights_of(root) == {"m.index": b"index", "m.data": data}
     assert len(server.asked) == 1
     assert told[-1] == (len(packed), len(packed))
+    assert {total for _, total in told} == {len(packed)}
     assert store.is_cached(entry)
     assert [one.ok for one in store.verify(entry)] == [True, True]
     assert list((root / "staging").iterdir()) == []
