@@ -64,8 +64,9 @@ def _load_entry(
             for member in entry.members
         ]
         model: StemModel = Ensemble(entry.stems, members)
-        sources = [member.model.weights_sha256 for member in members]
-        digest = hashlib.sha256("".join(sources).encode()).hexdigest()
+        parts = [[one.model.weights_sha256, dict(one.weights)] for one in members]
+        told = json.dumps([entry.stems, parts], sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()
     else:
         model = build_model(entry)
         fetched = store.fetch(entry, on_progress)

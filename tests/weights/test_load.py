@@ -104,8 +104,11 @@ def test_an_ensemble_is_the_weighted_average(tmp_path: Path) -> None:
         torch.testing.assert_close(given[:, 1], second[:, 1])
         part = both.only(["accompaniment"])
         torch.testing.assert_close(part(mixture)[:, 0], second[:, 1])
-    assert both.only(["accompaniment"]).core.cores[0] is not None
     assert len(both.only(["accompaniment"]).core.cores) == 1
+    manifest = folder / "models.toml"
+    manifest.write_text(manifest.read_text().replace("vocals = 3", "vocals = 2"))
+    other = load("both", tmp_path / "cache", manifest)
+    assert other.weights_sha256 != both.weights_sha256
 
 
 def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
