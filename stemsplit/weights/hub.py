@@ -37,16 +37,21 @@ def download_from_hub(source: HubSource, folder: Path, on_progress: Progress | N
     import huggingface_hub
 
     options: dict[str, Any] = {"endpoint": os.environ.get("HF_ENDPOINT") or None}
-    # Older versions have no such option, and draw a bar of their own.
     if "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters:
         options["tqdm_class"] = _make_reporter(on_progress)
+    else:  # an older version: it would draw a bar of its own
+        huggingface_hub.utils.disable_progress_bars()
     try:
-        path = huggingface_hub.hf_hub_download(
-            source.repo, source.path, revision=source.revision, local_dir=folder, **options
+        path = Path(
+            huggingface_hub.hf_hub_download(
+                source.repo, source.path, revision=source.revision, local_dir=folder, **options
+            )
         )
     except Exception as error:  # its HTTP library, and so its errors, differ between versions
         raise _explain(source, error) from error
-    return Path(path)
+    if on_progress is not None:
+        on_progress(path.stat().st_size, path.stat().st_size)
+    return path
 
 
 def _make_reporter(on_progress: Progress | None) -> type[Any]:
