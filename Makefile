@@ -21,6 +21,7 @@ test: $(VENV)/.installed lint types contracts pytest
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/models_page.py --check || (echo "docs/models.md is stale: python tools/models_page.py"; false)
 
 types: $(VENV)/.installed
 	$(BIN)/mypy

