@@ -185,7 +185,10 @@ class _Output(io.TextIOWrapper):
 
 
 def _prepare_process() -> None:
-    """Make the streams take any text, and keep libraries' warnings to those who ask for them."""
+    """Make standard output take any text, and keep libraries' warnings to those who ask.
+
+    Standard error takes any text by itself.
+    """
     if sys.stdout is None:  # It was closed before the program began.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     else:
@@ -197,7 +200,6 @@ def _prepare_process() -> None:
         )
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    cast("io.TextIOWrapper", sys.stderr).reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -72,7 +72,7 @@ def run(home: Path) -> Run:
     """Run `python -m stemsplit` in a process of its own."""
 
     def call(*arguments: str, env: dict[str, str] | None = None, **options: object) -> object:
-        given = {"capture_output": True, "text": True, "timeout": 120, **options}
+        given = {"capture_output": True, "text": True, "timeout": 60, **options}
         return subprocess.run(
             [sys.executable, "-m", "stemsplit", *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})},

@@ -203,6 +203,7 @@ def test_bars_show_how_far_how_fast_and_how_long_still() -> None:
         bars._live.refresh()
         bars.on_event(plan.jobs[0], started())
         bars.on_event(plan.jobs[0], progress(50, 10))
+        assert [task.description for task in bars._live.tasks] == ["songs", "a.mp3"]
         bars._live.refresh()
     shown = out.getvalue()
     for text in ("loading tiny", "downloading tiny", "10 kB/20 kB", "songs", "0/2"):
