@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from pathlib import Path
@@ -40,7 +41,7 @@ def download_from_hub(source: HubSource, folder: Path, on_progress: Progress | N
     if "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters:
         options["tqdm_class"] = _make_reporter(on_progress)
     else:  # an older version: it would draw a bar of its own
-        huggingface_hub.utils.disable_progress_bars()
+        importlib.import_module("huggingface_hub.utils").disable_progress_bars()
     try:
         path = Path(
             huggingface_hub.hf_hub_download(
