@@ -91,6 +91,7 @@ class Request:
     offline: bool | None
 
 
+# Longer than other functions: typer reads the options from the signature, one a line.
 def separate(
     files: Files = None,
     model: ModelName = None,
