@@ -14,12 +14,13 @@ from stemsplit.weights.registry import ModelEntry, Registry, Score
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 HEAD = """# Models
 
-Every model that `stemsplit models list` shows; `stemsplit models info NAME` says the same of one. This
-page is written by `python tools/models_page.py` from `models.toml`. Scores are the publishers', on the
-data they name: cSDR is museval's (median of frames, then of tracks), uSDR is of whole tracks (mean of
-tracks); the two are never compared. Weights trained on MUSDB18 inherit its restriction to educational
-purposes, whatever their licence says. A model whose files have no published hash is "recorded": what
-the first download brought is checked ever after.
+Every model that `stemsplit models list` shows; `stemsplit models info NAME` says the same of
+one. This page is written by `python tools/models_page.py` from `models.toml`. Scores are the
+publishers', on the data they name: cSDR is museval's (median of frames, then of tracks), uSDR
+is of whole tracks (mean of tracks); the two are never compared. Weights trained on MUSDB18
+inherit its restriction to educational purposes, whatever their licence says. A model whose
+files have no published hash is "recorded": what the first download brought is checked ever
+after.
 """
 
 
