@@ -53,7 +53,8 @@ def build_encoder(format: OutputFormat, sample_rate: int, channels: int) -> list
     kbps = format.bit_rate_kbps or 0
     rate = ("-ar:a", str(choose_rate(format, sample_rate)))
     if format.name == "flac":
-        chosen = ["-c:a", "flac", "-f", "flac"]
+        # libFLAC's block; left to itself, ffmpeg cannot write a song of less than 16 samples.
+        chosen = ["-c:a", "flac", "-frame_size", "4096", "-f", "flac"]
     elif format.name == "mp3":
         chosen = ["-c:a", "libmp3lame", "-b:a", f"{kbps}k", "-id3v2_version", "3", "-f", "mp3"]
     elif format.name == "ogg":

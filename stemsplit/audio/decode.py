@@ -210,7 +210,7 @@ class Decoder:
         """Yield what was asked for; at the end of the file, say what is wrong with it."""
         frame_bytes = self.source_channels * _SAMPLE.itemsize
         buffer = bytearray(self._request.block_samples * frame_bytes)
-        while self._read_samples < self._end:
+        while self._read_samples < self._end and not self._closed:
             size = _read_into(self._process.stdout, buffer)
             if self._closed:
                 return

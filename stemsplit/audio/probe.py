@@ -217,7 +217,7 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
             zip(seen.audio, stream_tags + [{}] * len(seen.audio), strict=False)
         )
     )
-    if not any(stream.sample_rate and stream.channels for stream in streams):
+    if not any(stream.sample_rate for stream in streams):
         _refuse_unreadable(path, described)
     tags = dict(global_tags)
     if "ogg" in seen.container and stream_tags:  # Ogg keeps the song's tags in its stream.
@@ -354,7 +354,7 @@ def _refuse_unreadable(path: Path, described: str) -> NoReturn:
     complaints = [parse_complaint(line) for line in described.splitlines()]
     # The last ones only say that the opening failed; the first say why.
     reasons = [complaint for complaint in complaints if complaint and "input file" not in complaint]
-    quoted = "; ".join(list(dict.fromkeys(reasons))[:2]) or "neither rate nor channels found"
+    quoted = "; ".join(list(dict.fromkeys(reasons))[:2]) or "no sample rate found"
     raise DecodeError(
         f"{str(path)!r} cannot be read as audio; ffmpeg says: {quoted}",
         help="if other programs play it, convert it there to wav or flac; else get it again.",
