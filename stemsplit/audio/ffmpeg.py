@@ -224,16 +224,21 @@ class Process:
         self.complaints = Complaints(self._process.stderr)
 
     @property
-    def stdin(self) -> IO[bytes]:
-        """Its unbuffered standard input, of a process started with `feed`."""
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
     def stdout(self) -> IO[bytes]:
         """Its unbuffered standard output, of a process started with `fetch`."""
         assert self._process.stdout is not None
         return self._process.stdout
+
+    def send(self, data: memoryview) -> None:
+        """Write to its standard input, of a process started with `feed`; waits while it is busy.
+
+        Raises:
+            OSError: It has ended.
+            ValueError: The pipe was closed on this side.
+        """
+        assert self._process.stdin is not None
+        while data:
+            data = data[self._process.stdin.write(data) :]
 
     def wait(self) -> int:
         """Wait for its end and return its exit status."""

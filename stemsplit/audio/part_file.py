@@ -36,12 +36,12 @@ class PartFile:
         """
         self.path = path
         self.part = name_part(path)
-        if path.is_dir():
-            raise OutputError(
-                f"{str(path)!r} is a folder, so no file of that name can be written",
-                help="choose another name or folder.",
-            )
         try:
+            if path.is_dir():
+                raise OutputError(
+                    f"{str(path)!r} is a folder, so no file of that name can be written",
+                    help="choose another name or folder.",
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             with self.part.open("wb"):
                 pass

@@ -59,7 +59,11 @@ class WavSink:
             self._file = place.part.open("wb", buffering=0)
         except OSError as error:
             raise explain_os_error(error, place.path) from error
-        self.write(memoryview(self._build_header(0)))
+        try:
+            self.write(memoryview(self._build_header(0)))
+        except BaseException:
+            self.abort()
+            raise
 
     def _build_header(self, samples: int) -> bytes:
         return build_header(
@@ -157,8 +161,7 @@ class FFmpegSink:
         """Append samples; waits while ffmpeg is busy with earlier ones."""
         try:
             with self._lock:
-                while frames:
-                    frames = frames[self._process.stdin.write(frames) :]
+                self._process.send(frames)
         except (OSError, ValueError) as error:  # ValueError: aborted meanwhile
             raise self._explain(self._process.wait()) from error
 

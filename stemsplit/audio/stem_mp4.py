@@ -88,7 +88,8 @@ def write_stem_mp4(
         )
     path = Path(path)
     inputs = [Path(mixture_path), *(Path(stem_path) for _, stem_path in stem_paths)]
-    sample_rate = probe(inputs[0]).streams[0].sample_rate
+    infos = [probe(item) for item in inputs]
+    sample_rate = infos[0].streams[0].sample_rate
     if codec == "aac":
         encoder = ["-c:a", "aac", "-b:a", f"{bit_rate_kbps}k"]
         sample_rate = choose_rate(OutputFormat("m4a"), sample_rate)
@@ -126,8 +127,9 @@ def _encode(
     command += [*settings, *bitexact, "-f", "ipod", name_file(place.part)]
     process = Process(command, feed=True)
     try:
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(build_metadata(tags).encode())
+        with contextlib.suppress(BrokenPipeError):
+            process.send(memoryview(build_metadata(tags).encode()))
+        process.close_pipes()
         status = process.wait()
     finally:
         process.end()
