@@ -165,6 +165,7 @@ BROKEN_NPZ = {
         {"x.npy": npy(np.zeros(4)).replace(b"(4,), }" + b" " * 12, b"(1000000000000,), }")},
         "1000000000000",
     ),
+    "a later version": ({"x.npy": b"\x93NUMPY\x03" + npy(np.zeros(4))[7:]}, "version .3, 0."),
     "no header": ({"x.npy": b"hello"}, "it holds"),
     "another member": ({"x.txt": b"hello"}, "no array of its own"),
     "a bomb": ({"x.npy": npy(np.zeros(1 << 24))}, "unpacks to 134217856 bytes"),

@@ -211,6 +211,8 @@ DAMAGED = {
     "cut off": (pickle.dumps({"a": np.ones(9)}, 2)[:-30], "pickle"),
     "nothing on the stack": (b"\x80\x02.", "without its operand"),
     "a call without operands": (b"\x80\x02R.", "without its operand"),
+    "three of one": (b"\x80\x02K\x01\x87.", "without its operand"),
+    "a negative memo": (b"\x80\x02}p-1\n.", "a memo without a number"),
     "an end without a mark": (b"\x80\x02t.", "without its mark"),
     "elements for nothing": (b"\x80\x02(K\x01e.", "without its operand"),
     "elements for a number": (b"\x80\x02K\x01(K\x01e.", "elements for a int"),
@@ -326,7 +328,6 @@ CALLS = {
     "a size of nothing": (b"ctorch\nSize\n)R", "no tuple of sizes"),
     "a tensor of few parts": (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "0 arguments"),
     "arguments that are no tuple": (b"ctorch\nSize\n]R", "without arguments"),
-    "a pair of one": (b"K\x01\x87", "without its operand"),
     "a memo of nothing": (b"(q\x00", "without its operand"),
     "an object of nothing": (b"(o", "without its operand"),
     "a name that is a number": (b"K\x01K\x02\x93", "whose name is no text"),
@@ -461,6 +462,15 @@ LEGACY = {
 def test_what_a_legacy_file_must_not_be(tmp_path: Path, tail: bytes, reason: str) -> None:
     path = make_legacy(tmp_path / "damaged.pt", tensor() + tail)
     with pytest.raises(CheckpointError, match=re.escape(reason)):
+        read_weights(path, "torch-pickle")
+
+
+@pytest.mark.parametrize("head", [(1002, {"little_endian": True}), (1001, ["little_endian"])])
+def test_an_unknown_version_of_the_legacy_format(tmp_path: Path, head: tuple[object, ...]) -> None:
+    path = tmp_path / "damaged.pt"
+    parts = (0x1950A86A20F9469CFC6C, *head, {"lr": 0.1}, [])
+    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
+    with pytest.raises(CheckpointError, match="unknown version of torch's legacy format"):
         read_weights(path, "torch-pickle")
 
 

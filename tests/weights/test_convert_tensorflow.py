@@ -279,6 +279,13 @@ def test_an_index_without_a_header(tmp_path: Path) -> None:
         read_weights(tmp_path / "model", "tensorflow")
 
 
+def test_an_index_of_an_unknown_byte_order(tmp_path: Path) -> None:
+    entries = {b"": field(1, 1) + field(2, 2), b"x": entry(1, (4,), 0, FOUR)}
+    (tmp_path / "model.index").write_bytes(table(entries))
+    with pytest.raises(CheckpointError, match="unknown byte order 2"):
+        read_weights(tmp_path / "model", "tensorflow")
+
+
 def test_a_folder_or_prefix_without_one_index(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "model", tmp_path / "model.index"):
         with pytest.raises(CheckpointError, match="no TensorFlow checkpoint"):
@@ -378,6 +385,7 @@ BROKEN_SNAPPY = {
     "empty": (b"", "cut off"),
     "a literal cut off": (b"\x03\x08ab", "cut off"),
     "a length cut off": (b"\x46\xf0", "cut off"),
+    "a copy cut off": (b"\x08\x0cabcd\x02\x04", "cut off"),
     "a copy from before": (b"\x08\x0cabcd\x01\x05", "before its beginning"),
     "a copy from nowhere": (b"\x08\x0cabcd\x01\x00", "before its beginning"),
     "too short": (b"\x09\x0cabcd", "another length"),
