@@ -19,7 +19,7 @@ from songs import write_song
 
 import stemsplit
 from stemsplit.audio import find_ffmpeg
-from stemsplit.backends.allocator import keep_freed_memory
+from stemsplit.backends.process import keep_freed_memory
 from stemsplit.backends.torch_core import TorchCore
 
 

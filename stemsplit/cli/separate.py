@@ -209,6 +209,10 @@ def carry_out(request: Request, reporter: Reporter) -> int:
         plan, registry = _make_plan(request, inputs)
         with reporter:
             reporter.on_plan(plan)
+            from stemsplit.backends.process import keep_freed_memory, let_idle_threads_sleep
+
+            let_idle_threads_sleep()
+            keep_freed_memory()
             from stemsplit.batch.local import run_batch
 
             outcomes = run_batch(
@@ -260,7 +264,6 @@ def _make_plan(request: Request, inputs: Sequence[str | Source]) -> tuple[Plan, 
 
 
 def _load_separator(request: Request, registry: Registry, reporter: Reporter) -> Separator:
-    from stemsplit.backends.allocator import keep_freed_memory
     from stemsplit.separation.separator import Separator
     from stemsplit.weights.load import load_model
     from stemsplit.weights.own_models import find_entry
@@ -271,7 +274,6 @@ def _load_separator(request: Request, registry: Registry, reporter: Reporter) ->
     def on_progress(done_bytes: int, total_bytes: int | None) -> None:
         reporter.on_download(name, done_bytes, total_bytes)
 
-    keep_freed_memory()
     store = Store(offline=request.offline)
     model = load_model(request.model, registry=registry, store=store, on_progress=on_progress)
     return Separator(model, request.options)

@@ -1,13 +1,23 @@
-"""How the process gets its memory: a setting for programs, never made by the library itself."""
+"""Settings of a whole process: for programs to make, before torch; never by the library itself."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _LARGEST = 2**31 - 1
+
+
+def let_idle_threads_sleep() -> None:
+    """Let OpenMP's threads sleep between pieces of work instead of asking for more in a loop.
+
+    ffmpeg runs beside the network: a thread that waits by spinning takes the core that another
+    process needs. Of use only before torch is imported; a setting that is there is left alone.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_freed_memory() -> bool:
