@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -123,9 +124,9 @@ def _converted(
     store: Store,
     digest: str,
 ) -> Path:
-    """Return the safetensors file of these weights, made now if this is the first time."""
+    """Return the safetensors file of these weights, made now if there is no whole one."""
     path = store.converted_path(f"{entry.name}-{digest[:16]}")
-    if path.exists():
+    if _is_whole(path):
         return path
     shapes = {
         name: tuple(tensor.shape)
@@ -141,6 +142,17 @@ def _converted(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(arrays, path, {**describe(entry), "digest": digest})
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a converted file is there with every byte that its header speaks of."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _fill(model: StemModel, path: Path, name: str) -> None:

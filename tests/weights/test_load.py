@@ -78,6 +78,16 @@ def test_the_converted_file_opens_alone(tmp_path: Path) -> None:
     assert same_sound(load(moved, tmp_path / "other-cache"), model)
 
 
+def test_a_converted_file_cut_short_is_made_anew(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "own")
+    load(tmp_path / "own", tmp_path / "cache")
+    (converted,) = (tmp_path / "cache").rglob("tiny-*.safetensors")
+    whole = converted.read_bytes()
+    for damaged in (whole[:-100], whole[:50], b""):
+        converted.write_bytes(damaged)
+        assert same_sound(load(tmp_path / "own", tmp_path / "cache"), model)
+
+
 def test_other_weights_have_another_identity(tmp_path: Path) -> None:
     write_model(tmp_path / "one", seed=0)
     write_model(tmp_path / "two", seed=1)
