@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# Threads that spin while they wait take the cores from each other, and from ffmpeg.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test lint types contracts pytest picture bench clean
 
 $(VENV)/.installed: pyproject.toml models.toml tests/oracles.txt
