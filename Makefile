@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Threads that spin while they wait take the cores from each other, and from ffmpeg.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint types contracts pytest picture bench clean
+.PHONY: demo test lint types contracts pytest clean
 
 $(VENV)/.installed: pyproject.toml models.toml tests/oracles.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

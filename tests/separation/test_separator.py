@@ -16,6 +16,7 @@ from stemsplit.errors import (
     UnknownNameError,
     UsageError,
 )
+from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
 from stemsplit.separation.events import Finished, Progress, Started, StemBlock
 from stemsplit.separation.separator import Separator
@@ -79,17 +80,19 @@ def test_the_residual_sums_exactly_at_another_rate_too() -> None:
     torch.testing.assert_close(sum(stems.values()), mixture, rtol=0, atol=1e-6)
 
 
-def test_chunked_spleeter_agrees_with_itself_in_one_piece() -> None:
-    model = Spleeter(SpleeterConfig.tiny(("vocals", "accompaniment"))).eval()
+def test_a_chunked_recurrent_network_agrees_with_the_whole_song() -> None:
+    """An untrained LSTM forgets within a second, which is the context that a chunk gives it."""
+    torch.manual_seed(0)
+    model = OpenUnmix(OpenUnmixConfig.tiny(("vocals", "drums"))).eval()
     mixture = music(300_000)
     whole = Separator(model, framing="original").separate(mixture)
-    chunked = Separator(model).separate(mixture)
+    chunked = Separator(model, segment_s=4.5, overlap=0.5).separate(mixture)
     for stem, expected in whole.items():
-        error = (chunked[stem] - expected).norm() / expected.norm()
-        assert error < 0.05  # segments of 1.5 s: most of each is near a border
+        assert (chunked[stem] - expected).norm() < 1e-3 * expected.norm()
 
 
 def test_shifts_are_seeded() -> None:
+    torch.manual_seed(0)
     model = Spleeter(SpleeterConfig.tiny(("vocals", "accompaniment"))).eval()
     mixture = music(150_000)
     first, again, other = (
