@@ -157,15 +157,34 @@ class Trap:
 
 
 BROKEN_NPZ = {
-    "objects": ({"x.npy": npy(np.array([Trap()], object), allow_pickle=True)}, "no number"),
-    "text": ({"x.npy": npy(np.array(["a"]))}, "no number"),
-    "records": ({"x.npy": npy(np.zeros(1, [("a", "f4")]))}, "no number"),
+    "objects": (
+        {"x.npy": npy(np.array([Trap()], object), allow_pickle=True)},
+        "no array of numbers",
+    ),
+    "text": ({"x.npy": npy(np.array(["a"]))}, "no array of numbers"),
+    "records": ({"x.npy": npy(np.zeros(1, [("a", "f4")]))}, "no array of numbers"),
     "too few bytes": ({"x.npy": npy(np.zeros(4))[:-1]}, "in 159 bytes"),
     "a million million": (
         {"x.npy": npy(np.zeros(4)).replace(b"(4,), }" + b" " * 12, b"(1000000000000,), }")},
         "1000000000000",
     ),
-    "a later version": ({"x.npy": b"\x93NUMPY\x03" + npy(np.zeros(4))[7:]}, "version .3, 0."),
+    "a later version": ({"x.npy": b"\x93NUMPY\x03" + npy(np.zeros(4))[7:]}, "version 1 or 2"),
+    "brackets that never close": (
+        {"x.npy": npy(np.zeros(4)).replace(b"(4,), }", b"((((4, ")},
+        "no array of numbers",
+    ),
+    "a number that never ends": (
+        {"x.npy": b"\x93NUMPY\2\0" + (1 << 30).to_bytes(4, "little") + b"1" * 9000},
+        "no array of numbers",
+    ),
+    "too many axes": (
+        {
+            "x.npy": npy(np.zeros((1,) * 20))
+            .replace(b"(" + b"1, " * 19, b"(" + b"1, " * 35)
+            .replace(b" " * 48, b"")
+        },
+        "an array of shape",
+    ),
     "no header": ({"x.npy": b"hello"}, "it holds"),
     "another member": ({"x.txt": b"hello"}, "no array of its own"),
     "a bomb": ({"x.npy": npy(np.zeros(1 << 24))}, "unpacks to 134217856 bytes"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from numpy.lib import format as npy
 
 from stemsplit.weights.convert.checkpoint import Array, Checkpoint, damaged
 from stemsplit.weights.convert.pickled import is_sizes
@@ -17,6 +18,14 @@ from stemsplit.weights.convert.pickled import is_sizes
 # Weights hardly compress; a zip that grows more than this is a bomb, not weights.
 _LARGEST_GROWTH = 100
 _ALWAYS_FINE = 1 << 26
+
+# NEP 1, "A simple file format for NumPy arrays": a Python literal, always written in this form.
+_MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 4096
+_HEADER = re.compile(
+    rb"\{'descr': '(?P<dtype>[<>|]?(?:b1|[iu][1248]|f[248]|c8|c16))', "
+    rb"'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[\d, ]{0,640})\), \}\s*"
+)
 
 
 def read_npz(path: Path) -> Checkpoint:
@@ -49,16 +58,20 @@ def read_npz(path: Path) -> Checkpoint:
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    """Read the header first and the numbers only where both agree on the size."""
+    """Read the header first, and the numbers only where both agree on the size."""
     with archive.open(member) as file:
-        version = npy.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"an array of version {version}")
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file)
-        if dtype.kind not in "biufc" or not is_sizes(shape):
-            raise ValueError(f"an array of {dtype} ({member.filename!r}), which is no number")
+        start = file.read(len(_MAGIC) + 2)
+        width = {_MAGIC + b"\1\0": 2, _MAGIC + b"\2\0": 4}.get(start)
+        if width is None:
+            raise ValueError(f"{member.filename!r}, which is no array of version 1 or 2")
+        length = int.from_bytes(file.read(width), "little")
+        header = _HEADER.fullmatch(file.read(min(length, _LONGEST_HEADER)))
+        if header is None:
+            raise ValueError(f"{member.filename!r}, which is no array of numbers")
+        dtype = np.dtype(header["dtype"].decode())
+        shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
         wanted = math.prod(shape) * dtype.itemsize
-        if wanted != member.file_size - file.tell():
+        if not is_sizes(shape) or wanted != member.file_size - file.tell():
             raise ValueError(f"an array of shape {shape} in {member.file_size} bytes")
-        return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
+        order: Literal["C", "F"] = "F" if header["fortran"] == b"True" else "C"
+        return np.frombuffer(file.read(), dtype).reshape(shape, order=order)
