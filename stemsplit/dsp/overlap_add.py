@@ -8,6 +8,7 @@ Two neighbouring chunks are cross-faded linearly over their overlap: 1 - r and r
 network that changes nothing gives back what it was fed. At the two ends of the overlap an edge is
 left out of the ramp, where a chunk's own border (a padded STFT frame, zeros) is too near.
 The last chunk is moved back so that it ends with the song: real audio is its context, not zeros.
+All chunks begin on one grid, so that a transform's frames lie where those of the whole song would.
 """
 
 from __future__ import annotations
@@ -62,11 +63,16 @@ class SampleQueue:
 class Chunker:
     """Regroup blocks of any length into chunks of one length.
 
-    All chunks have `chunk_samples` samples, except the only chunk of a shorter song.
+    All chunks have `chunk_samples` samples, except the only chunk of a shorter song, and the last
+    one, which may lack less than a step of the grid.
     """
 
     def __init__(
-        self, chunk_samples: int | None, overlap_samples: int, lead_samples: int = 0
+        self,
+        chunk_samples: int | None,
+        overlap_samples: int,
+        lead_samples: int = 0,
+        grid_samples: int = 1,
     ) -> None:
         """Prepare a stream.
 
@@ -74,10 +80,13 @@ class Chunker:
             chunk_samples: Length of a chunk; None for one chunk as long as the song.
             overlap_samples: How much of a chunk the next one sees again.
             lead_samples: Zeros to put before the song, which moves all borders.
+            grid_samples: Chunks begin at multiples of it; `chunk_samples - overlap_samples` has to
+                be one.
         """
         self._chunk_samples = chunk_samples
         self._hop_samples = None if chunk_samples is None else chunk_samples - overlap_samples
         self._lead_samples = lead_samples
+        self._grid_samples = grid_samples
         self._pieces: list[Tensor] = []
         self._start = 0
         self._held = 0
@@ -105,7 +114,8 @@ class Chunker:
         if self._end == self._emitted_end:
             return []
         wanted = self._end if self._chunk_samples is None else self._chunk_samples
-        start = max(self._start, self._end - wanted)
+        steps = -(-(self._end - wanted) // self._grid_samples)
+        start = max(self._start, steps * self._grid_samples)
         return [self._emit(start, self._end - start)]
 
     @property

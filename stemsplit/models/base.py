@@ -37,7 +37,9 @@ class ChunkPlan:
         overlap: Share of a chunk that the next one sees again; the two are cross-faded there.
         edge_samples: At an inner end of a chunk, samples too near to the border to be heard at all
             (at least half an STFT window for a spectrogram network).
-        multiple_of: A chunk of another length is rounded up to k * multiple_of + remainder.
+        multiple_of: A chunk of another length is rounded up to k * multiple_of + remainder, and
+            chunks begin at multiples of it: the hop of a spectrogram network, so that its frames
+            lie where those of the whole song would.
         remainder: See `multiple_of`.
         fixed: The network takes exactly `samples`; another length is an error.
     """

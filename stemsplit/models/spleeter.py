@@ -169,7 +169,9 @@ class Spleeter(SpectralModel):
         # As many frames as the networks were trained on, and no segment that is part zeros.
         samples = (config.segment_frames - 1) * self.hop_length
         overlap = max(0.05, 3 * self.n_fft / samples)
-        self.chunk = ChunkPlan(samples, overlap, edge_samples=self.n_fft, fixed=True)
+        self.chunk = ChunkPlan(
+            samples, overlap, edge_samples=self.n_fft, multiple_of=self.hop_length, fixed=True
+        )
         self.core = SpleeterCore(config)
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:

@@ -64,11 +64,13 @@ class Framing:
         chunk_samples: None for the whole song at once.
         overlap_samples: What neighbouring chunks share.
         edge_samples: What of that is too near a chunk's border to be heard.
+        grid_samples: Chunks begin at multiples of it.
     """
 
     chunk_samples: int | None
     overlap_samples: int
     edge_samples: int
+    grid_samples: int = 1
 
 
 def plan_framing(chunk: ChunkPlan, sample_rate: int, options: Options) -> Framing:
@@ -112,7 +114,10 @@ def plan_framing(chunk: ChunkPlan, sample_rate: int, options: Options) -> Framin
             f"an overlap of {overlap} is not possible",
             help=f"give --overlap a share from 0 to {MAX_OVERLAP}, such as 0.25.",
         )
-    return Framing(samples, round(samples * overlap), chunk.edge_samples)
+    # As many whole steps of the grid as leave at least this overlap.
+    grid = chunk.multiple_of
+    hop = max(grid, math.floor(samples * (1 - overlap) / grid) * grid)
+    return Framing(samples, samples - hop, chunk.edge_samples, grid)
 
 
 @dataclass(frozen=True)

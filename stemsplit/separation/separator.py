@@ -288,7 +288,8 @@ class _Lanes:
         self._separator = separator
         self._leads = leads
         self._chunkers = [
-            Chunker(framing.chunk_samples, framing.overlap_samples, lead) for lead in leads
+            Chunker(framing.chunk_samples, framing.overlap_samples, lead, framing.grid_samples)
+            for lead in leads
         ]
         self._joiners = [Joiner(framing.overlap_samples, framing.edge_samples) for _ in leads]
         self._ready = [SampleQueue() for _ in leads]

@@ -112,3 +112,13 @@ def test_fades_add_up_to_one() -> None:
         ramp = Joiner(overlap, edge)._ramp
         assert ramp.shape == (overlap,)
         torch.testing.assert_close(ramp + ramp.flip(0), torch.ones(overlap))
+
+
+@pytest.mark.parametrize("samples", [1, 99, 100, 101, 170, 171, 333, 1000, 1007])
+def test_chunks_begin_on_the_grid(samples: int) -> None:
+    song = torch.randn(1, samples, generator=torch.Generator().manual_seed(samples))
+    chunks = feed(Chunker(100, 30, grid_samples=10), song, 37)
+    assert all(chunk.start % 10 == 0 for chunk in chunks)
+    assert all(chunk.samples.shape[-1] > 90 for chunk in chunks) or samples < 100
+    assert chunks[-1].start + chunks[-1].samples.shape[-1] == samples
+    torch.testing.assert_close(join(chunks, 30, 5), song, rtol=0, atol=1e-6)

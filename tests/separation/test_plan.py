@@ -11,13 +11,16 @@ STEMS = ("vocals", "drums", "bass", "other")
 
 
 def test_the_models_own_chunks() -> None:
-    assert plan_framing(CHUNK, 44100, Options()) == Framing(441_000, 110_250, 4096)
+    assert plan_framing(CHUNK, 44100, Options()) == Framing(
+        441_000, 441_000 - 322 * 1024, 4096, 1024
+    )
 
 
 def test_a_segment_is_rounded_up_to_what_the_network_takes() -> None:
     framing = plan_framing(CHUNK, 44100, Options(segment_s=5, overlap=0.5))
     assert framing.chunk_samples == 216 * 1024
     assert framing.overlap_samples == 108 * 1024
+    assert framing.grid_samples == 1024
     tiny = plan_framing(CHUNK, 44100, Options(segment_s=0.001))
     assert tiny.chunk_samples is not None
     assert tiny.chunk_samples > 4 * 4096
