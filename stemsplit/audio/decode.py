@@ -333,8 +333,18 @@ def _build_command(info: AudioInfo, request: _Request, seek_s: int) -> list[str]
     rate = ("-ar", str(request.sample_rate)) if request.sample_rate else ()
     return [
         *(*LOCAL_ONLY, *seek, "-i", name_file(info.path)),
-        *("-map", f"0:a:{request.stream}", "-map_metadata", "-1", "-map_chapters", "-1"),
-        *(*rate, "-c:a", "pcm_f32le", "-fflags", "+bitexact", "-f", "wav", "pipe:1"),
+        *(
+            "-map",
+            f"0:a:{request.stream}",
+            *rate,
+            "-c:a",
+            "pcm_f32le",
+            "-fflags",
+            "+bitexact",
+            "-f",
+            "wav",
+            "pipe:1",
+        ),
     ]
 
 

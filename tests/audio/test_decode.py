@@ -98,6 +98,8 @@ def test_a_few_samples(tmp_path: Path, samples: int, suffix: str) -> None:
 @pytest.mark.parametrize("samples", [1, 100, 1000])
 @pytest.mark.parametrize("suffix", ["mp3", "ogg", "opus", "m4a"])
 def test_a_few_samples_of_a_lossy_format(tmp_path: Path, samples: int, suffix: str) -> None:
+    if suffix == "m4a" and samples == 1:
+        pytest.skip("ffmpeg before 6 decodes nothing of it")
     path = encode(tmp_path / f"a.{suffix}", MUSIC[:, :samples], 48000, *LOSSY[suffix])
     assert samples <= decode(path).shape[1] < samples + 1024  # less than a frame of padding
 

@@ -170,6 +170,7 @@ def test_samples_beyond_full_scale_are_counted(
     samples[0, 5] = 1.0
     samples[1, 6] = -1.0
     samples[0, 1500:1502] = 1.25
+    samples[1, 1600] = 1.0
     samples[1, 1700] = -1.5
     writer = write(tmp_path / "a", samples, format, block_samples=1000)
     assert writer.peak == 1.5
@@ -224,6 +225,20 @@ def test_tags_and_cover_are_kept(tmp_path: Path, covered: Path, name: str) -> No
         assert original == copy
         assert original.kind == "jpeg"
     assert abs(decode(path).shape[1] - LENGTH) < 1024
+
+
+@pytest.mark.parametrize("name", ["mp3", "opus"])
+def test_a_cover_may_be_a_png(tmp_path: Path, name: str) -> None:
+    image = tmp_path / "i.png"
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc=size=99x77", "-frames:v", "1", str(image))
+    options = ("-i", str(image), "-map", "0:a", "-map", "1:v", "-c:v", "copy")
+    source = encode(
+        tmp_path / "source.flac", MUSIC, 48000, *options, "-disposition:v", "attached_pic"
+    )
+    write(tmp_path / f"a.{name}", MUSIC, name, cover_from=source)
+    cover = read_cover(tmp_path / f"a.{name}")
+    assert cover is not None
+    assert (cover.kind, cover.data) == ("png", image.read_bytes())
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -124,3 +124,11 @@ def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
         ) as writer:
             writer.write(np.zeros((1, 1000), np.float32))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    place = PartFile(tmp_path / "a.wav")
+    (tmp_path / "a.wav").mkdir()  # put there by somebody else in the meantime
+    with pytest.raises(OutputError, match="cannot be written"):
+        place.commit()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.wav"]

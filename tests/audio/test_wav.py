@@ -48,6 +48,26 @@ def test_the_size_of_a_header_depends_on_the_tags_alone() -> None:
     assert b"lyrics" not in build(tags=tags)
 
 
+@pytest.mark.parametrize("samples", [0, 1, 2, 3])
+@pytest.mark.parametrize("title", ["", "a", "ab", "abc"])
+def test_chunks_follow_one_another_to_the_end(samples: int, title: str) -> None:
+    header = build(channels=1, samples=samples, tags={"title": title} if title else {})
+    file = header + bytes(samples * 3 + samples * 3 % 2)
+    assert struct.unpack("<I", file[4:8])[0] == len(file) - 8
+    names = []
+    start = 12
+    while start < len(file):
+        name, size = struct.unpack("<4sI", file[start : start + 8])
+        names.append(name)
+        if name == b"LIST":
+            inner, inner_size = struct.unpack("<4sI", file[start + 12 : start + 20])
+            assert (inner, inner_size) == (b"INAM", len(title) + 1)
+            assert size == 12 + inner_size + inner_size % 2
+        start += 8 + size + size % 2
+    assert start == len(file)
+    assert names == [b"JUNK", b"fmt ", *([b"LIST"] if title else []), b"data"]
+
+
 def test_the_largest_riff_and_the_smallest_rf64() -> None:
     overhead = len(build(bits=16, channels=1, samples=0)) - 8
     most = (0xFFFFFFFE - overhead) // 2
