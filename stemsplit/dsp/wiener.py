@@ -107,22 +107,38 @@ def maximise(estimates: Tensor, mixture: Tensor, eps: float) -> Tensor:
         Shape (B, S, C, F, N).
     """
     stems, channels = estimates.shape[1:3]
-    power = torch.view_as_real(estimates).square().sum(dim=-1).mean(dim=2)
-    weight = power.sum(dim=-1) + eps
-    # Shape (B, S, F, C, C): what a stem's channels have in common, over all frames.
-    by_bin = estimates.transpose(2, 3)
-    covariance = by_bin @ by_bin.mH / weight[..., None, None]
-    # Shape of each entry: (B, F, N). The sum over stems is Hermitian: half of it says all.
-    mixed = {}
-    for row, column in itertools.combinations_with_replacement(range(channels), 2):
-        entry = torch.full_like(mixture[:, 0], eps**0.5 if row == column else 0.0)
-        for stem in range(stems):
-            entry += power[:, stem] * covariance[:, stem, :, row, column, None]
-        mixed[row, column] = entry
-    solved = _solve(mixed, mixture)
+    pairs = list(itertools.combinations_with_replacement(range(channels), 2))
+    parts = torch.view_as_real(estimates)
+    mixed = {
+        (row, column): torch.full_like(mixture[:, 0], eps**0.5 if row == column else 0.0)
+        for row, column in pairs
+    }
+    powers, covariances = [], []
+    for stem in range(stems):
+        y = estimates[:, stem]
+        power = parts[:, stem].square().sum(dim=-1).mean(dim=1)
+        weight = (power.sum(dim=-1) + eps).unsqueeze(-1)
+        # Hermitian: the upper triangle says all. Shape of an entry: (B, F, 1).
+        covariance = {
+            (row, column): (y[:, row] * y[:, column].conj()).sum(dim=-1, keepdim=True) / weight
+            for row, column in pairs
+        }
+        for pair in pairs:
+            mixed[pair].addcmul_(power.to(mixture.dtype), covariance[pair])
+        powers.append(power)
+        covariances.append(covariance)
+    z = _solve(mixed, mixture)
     # y_j = v_j R_j z, with z the mixture seen through the inverse: no matrix per stem and frame.
-    shares: Tensor = covariance @ solved.transpose(1, 2).unsqueeze(1)
-    return shares.transpose(2, 3) * power.unsqueeze(2)
+    refined = torch.empty_like(estimates)
+    for stem, (power, covariance) in enumerate(zip(powers, covariances, strict=True)):
+        for row in range(channels):
+            share = torch.zeros_like(z[:, 0])
+            for column in range(channels):
+                upper = (min(row, column), max(row, column))
+                entry = covariance[upper] if row <= column else covariance[upper].conj()
+                share.addcmul_(entry, z[:, column])
+            refined[:, stem, row] = share.mul_(power)
+    return refined
 
 
 def _solve(matrix: dict[tuple[int, int], Tensor], vector: Tensor) -> Tensor:
