@@ -71,6 +71,7 @@ def separate(
     options: Options | None = None,
     *,
     on_event: Callable[[Event], None] | None = None,
+    progress: bool = False,
     **overrides: Any,
 ) -> dict[str, Tensor]:
     """Separate a song and hold its stems in memory.
@@ -82,6 +83,7 @@ def separate(
         model: A registry name, a path, or a model from `load_model`; the default model if None.
         options: See `Options`.
         on_event: Called with every event as it happens, on this thread.
+        progress: Draw a bar on standard error.
         **overrides: Fields of `Options`: `separate("song.mp3", stems=("vocals",))`.
 
     Returns:
@@ -90,8 +92,24 @@ def separate(
     Raises:
         StemsplitError: See `stemsplit.errors`; the message says what to do.
     """
+    from tqdm.auto import tqdm
+
     from stemsplit.models.base import StemModel
+    from stemsplit.separation.events import Progress
     from stemsplit.separation.separator import Separator
 
     loaded = model if isinstance(model, StemModel) else load_model(model)
-    return Separator(loaded, options, **overrides).separate(source, on_event=on_event)
+    separator = Separator(loaded, options, **overrides)
+    if not progress:
+        return separator.separate(source, on_event=on_event)
+    with tqdm(unit="s", unit_scale=True, desc=loaded.name or None) as bar:
+
+        def draw(event: Event) -> None:
+            if isinstance(event, Progress):
+                total = event.total_samples
+                bar.total = None if total is None else total / event.sample_rate
+                bar.update(event.done_samples / event.sample_rate - bar.n)
+            if on_event is not None:
+                on_event(event)
+
+        return separator.separate(source, on_event=draw)
