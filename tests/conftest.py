@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# A shell that runs the tests in the background has Ctrl-C ignored, which children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Small tensors: more threads only wait for each other, and results do not depend on the machine.
 torch.set_num_threads(1)
