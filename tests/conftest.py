@@ -6,7 +6,7 @@ import importlib.util
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Small tensors: more threads only wait for each other, and results do not depend on the machine.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """Give torch four threads, so that chunks are computed side by side."""
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)
 
 
 def find_distribution_file(package: str, path: str) -> Path:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
 
 
 def let_idle_threads_sleep() -> None:
-    """Let OpenMP's threads sleep between pieces of work instead of asking for more in a loop.
+    """Let threads that wait for work sleep, instead of asking for it in a loop.
 
-    ffmpeg runs beside the network: a thread that waits by spinning takes the core that another
-    process needs. Of use only before torch is imported; a setting that is there is left alone.
+    A thread that waits by spinning takes the core that the network, or ffmpeg, needs. OpenMP's
+    threads can be told to sleep; numpy's OpenBLAS cannot, and its products here are small enough
+    for one. Of use only before numpy and torch are imported; settings that are there are left
+    alone.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def keep_freed_memory() -> bool:
@@ -25,16 +28,20 @@ def keep_freed_memory() -> bool:
 
     glibc gets every large array from the kernel and gives it back when it is freed; the kernel
     zeroes the pages of the next one. A separator frees and allocates the same arrays for every
-    chunk: with this, the work around a Spleeter network takes about a third of the time. The
-    process keeps its peak until it ends.
+    chunk: with this, the work around a Spleeter network takes about a third of the time. All
+    threads share one heap, since only the first can keep large arrays. The process keeps its peak
+    until it ends.
 
     Returns:
         Whether there was a glibc to tell.
     """
     if not sys.platform.startswith("linux"):
         return False
+    import ctypes
+
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False  # another C library
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST, _M_ARENA_MAX: 1}
+    return all(mallopt(setting, value) for setting, value in settings.items())

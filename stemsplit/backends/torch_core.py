@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stemsplit.backends.phases import split_phases
 from stemsplit.errors import DeviceError, UnknownNameError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,6 +74,8 @@ class TorchCore:
             precision: "fp32", "bf16" or "fp16".
         """
         self._core = core.to(device).eval()
+        if device.type == "cpu":
+            self._core = split_phases(self._core)
         self._device = device
         self._dtype = PRECISIONS[precision]
         # Convolutions on a CPU are about a tenth faster when channels are the fastest axis.
@@ -81,7 +84,7 @@ class TorchCore:
         )
         if self._channels_last:
             # torch takes this argument, and its annotations do not know it.
-            core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run once.

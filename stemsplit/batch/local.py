@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from stemsplit.backends.workers import wait_for
 from stemsplit.batch.crash_report import contain
 from stemsplit.errors import CancelledError, StemsplitError, UsageError
 from stemsplit.separation.files import FileOptions, Job, separate_file
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stemsplit.separation.separator import Separator
 
 Status = Literal["done", "skipped", "failed", "cancelled"]
-_WAKE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,9 @@ def _run_side_by_side(batch: _Batch, jobs: Sequence[Job], workers: int) -> list[
 
 
 def _wait_for(future: Future[Outcome], batch: _Batch) -> Outcome:
-    """Wait in short turns, so that Ctrl-C comes through on every platform."""
     while True:
         try:
-            return future.result(timeout=_WAKE_S)
-        except concurrent.futures.TimeoutError:
-            continue
+            return wait_for(future)
         except KeyboardInterrupt:
             batch.cancelled.set()
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
+from stemsplit.backends.process import let_idle_threads_sleep
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
@@ -189,6 +190,7 @@ def _prepare_process() -> None:
 
     Standard error takes any text by itself.
     """
+    let_idle_threads_sleep()
     if sys.stdout is None:  # It was closed before the program began.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     else:

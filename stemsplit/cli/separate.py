@@ -209,9 +209,8 @@ def carry_out(request: Request, reporter: Reporter) -> int:
         plan, registry = _make_plan(request, inputs)
         with reporter:
             reporter.on_plan(plan)
-            from stemsplit.backends.process import keep_freed_memory, let_idle_threads_sleep
+            from stemsplit.backends.process import keep_freed_memory
 
-            let_idle_threads_sleep()
             keep_freed_memory()
             from stemsplit.batch.local import run_batch
 

@@ -69,13 +69,24 @@ def istft(spectrum: Tensor, hop_length: int, samples: int) -> Tensor:
         Real signal. Shape: (..., T).
     """
     n_fft = 2 * (spectrum.shape[-2] - 1)
-    flat = spectrum.reshape(-1, *spectrum.shape[-2:])
-    signal = torch.istft(
-        flat,
-        n_fft,
-        hop_length,
-        window=hann_window(n_fft, spectrum),
-        center=True,
-        length=samples,
-    )
-    return signal.reshape(*spectrum.shape[:-2], samples)
+    window = hann_window(n_fft, spectrum)
+    frames = torch.fft.irfft(spectrum.transpose(-2, -1), n_fft)
+    frames *= window
+    # Overlap-add by whole hops is a few sums of arrays; torch.istft takes about twice as long.
+    signal = _overlap_add(frames, hop_length)
+    weight = _overlap_add(window.square().expand(frames.shape[-2], -1), hop_length)
+    heard = slice(n_fft // 2, n_fft // 2 + samples)
+    signal = signal[..., heard] / weight[heard]
+    return functional.pad(signal, (0, samples - signal.shape[-1]))
+
+
+def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+    """Sum overlapping frames. Shape: (..., N, n) -> (..., (N + ceil(n / hop) - 1) * hop)."""
+    count = frames.shape[-2]
+    frames = functional.pad(frames, (0, -frames.shape[-1] % hop_length))
+    parts = frames.unflatten(-1, (-1, hop_length))
+    hops = parts.shape[-2]
+    total = frames.new_zeros(*frames.shape[:-2], count + hops - 1, hop_length)
+    for index in range(hops):
+        total[..., index : index + count, :] += parts[..., index, :]
+    return total.flatten(-2)

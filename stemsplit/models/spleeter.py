@@ -146,9 +146,10 @@ class SpleeterCore(nn.Module):
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Shape: (B, C, N, F) -> (B, S, C, N, F)."""
-        logits = torch.stack([net(magnitude) for net in self.nets.values()], dim=1)
+        nets = [net(magnitude).contiguous() for net in self.nets.values()]
+        logits = torch.stack(nets, dim=1)
         gains = logits.softmax(dim=1) if self.head == "softmax" else logits.sigmoid()
-        return gains * magnitude.unsqueeze(1)
+        return gains * magnitude.contiguous().unsqueeze(1)
 
 
 class Spleeter(SpectralModel):
@@ -194,19 +195,15 @@ class Spleeter(SpectralModel):
         batch, _, bins, frames = mixture.shape
         (magnitudes,) = outputs
         power = magnitudes.square()
-        total = power.sum(dim=1, keepdim=True) + MASK_EPS
+        total = power.sum(dim=1, keepdim=True).add_(MASK_EPS)
         wanted = power if self.stems == self.config.stems else power[:, self.stem_indices]
-        masks = (wanted + MASK_EPS / len(self.config.stems)) / total
+        masks = (wanted + MASK_EPS / len(self.config.stems)).div_(total)
         segments = masks.unflatten(0, (batch, -1)).transpose(1, 2).transpose(2, 3)
         masks = segments.flatten(3, 4)[:, :, :, :frames]
-        # A transform's frames lie in memory one after the other: mask them in that order, and as
-        # pairs of real numbers, for a complex product would multiply by zeros too.
-        parts = torch.view_as_real(mixture.transpose(2, 3)).unsqueeze(1)
-        masked = parts.new_empty(*masks.shape[:3], frames, bins, 2)
-        masked[..., :BAND_BINS, :] = parts[..., :BAND_BINS, :] * masks.unsqueeze(-1)
-        if self.config.extension == "zeros":
-            masked[..., BAND_BINS:, :] = 0
-        else:
-            average = masks.mean(dim=-1, keepdim=True).unsqueeze(-1)
-            masked[..., BAND_BINS:, :] = parts[..., BAND_BINS:, :] * average
-        return torch.view_as_complex(masked).transpose(3, 4)
+        # A transform's frames lie in memory one after the other: mask them in that order.
+        gains = masks.new_zeros(*masks.shape[:4], bins)
+        gains[..., :BAND_BINS] = masks
+        if self.config.extension == "average":
+            gains[..., BAND_BINS:] = masks.mean(dim=-1, keepdim=True)
+        masked: Tensor = mixture.transpose(2, 3).unsqueeze(1) * gains
+        return masked.transpose(3, 4)

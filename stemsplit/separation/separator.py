@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from stemsplit.audio import decode_blocks, probe
 from stemsplit.backends.torch_core import TorchCore, find_device, find_precision
+from stemsplit.backends.workers import Workers, count_workers, wait_for
 from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
 from stemsplit.dsp.resample import Resampler
 from stemsplit.errors import EmptyAudioError, StemsplitError, UsageError
@@ -207,22 +210,22 @@ class Separator:
         outward = Resampler(model_rate, audio.sample_rate, stems * channels)
         mixture = SampleQueue()
         ready = SampleQueue()
-        lanes = self._make_lanes()
 
         def to_source_rate(piece: Tensor | None) -> None:
             flat = outward.flush() if piece is None else outward.feed(piece.flatten(0, 1).numpy())
             ready.push(torch.from_numpy(flat).unflatten(0, (stems, channels)))
 
-        for block in audio.blocks:
-            mixture.push(torch.from_numpy(block))
-            heard = torch.from_numpy(inward.feed(block))
-            for piece in lanes.feed(_with_channels(heard, channels)):
+        with closing(self._make_lanes()) as lanes:
+            for block in audio.blocks:
+                mixture.push(torch.from_numpy(block))
+                heard = torch.from_numpy(inward.feed(block))
+                for piece in lanes.feed(_with_channels(heard, channels)):
+                    to_source_rate(piece)
+                if count := min(ready.length, mixture.length):
+                    yield self._finish(ready.pop(count), mixture.pop(count))
+            heard = torch.from_numpy(inward.flush())
+            for piece in (*lanes.feed(_with_channels(heard, channels)), *lanes.flush()):
                 to_source_rate(piece)
-            if count := min(ready.length, mixture.length):
-                yield self._finish(ready.pop(count), mixture.pop(count))
-        heard = torch.from_numpy(inward.flush())
-        for piece in (*lanes.feed(_with_channels(heard, channels)), *lanes.flush()):
-            to_source_rate(piece)
         to_source_rate(None)
         if missing := max(0, mixture.length - ready.length):
             # Two conversions of the rate may end a sample early; the stems never do.
@@ -281,7 +284,10 @@ class Separator:
 
 
 class _Lanes:
-    """Runs of the same song whose chunks begin at different places, averaged. One lane is usual."""
+    """Runs of the same song whose chunks begin at different places, averaged. One lane is usual.
+
+    A few chunks are under way at any time; their results are taken in the order of the song.
+    """
 
     def __init__(self, separator: Separator, leads: list[int]) -> None:
         framing = separator._framing
@@ -294,28 +300,42 @@ class _Lanes:
         self._joiners = [Joiner(framing.overlap_samples, framing.edge_samples) for _ in leads]
         self._ready = [SampleQueue() for _ in leads]
         self._to_drop = list(leads)
+        self._workers = Workers(count_workers(separator.device))
+        self._under_way: deque[tuple[int, Chunk, Future[Tensor]]] = deque()
 
     def feed(self, block: Tensor) -> Iterator[Tensor]:
         """Take the next block, shape (C, n), and yield finished stems, shape (S, C, m)."""
         for lane, chunker in enumerate(self._chunkers):
             for chunk in chunker.feed(block):
-                self._run(lane, chunk)
-                yield from self._take()
+                self._begin(lane, chunk)
+                yield from self._collect(self._workers.depth)
 
     def flush(self) -> Iterator[Tensor]:
         """Yield what is left, at the end."""
         for lane, chunker in enumerate(self._chunkers):
             for chunk in chunker.flush():
-                self._run(lane, chunk)
-                yield from self._take()
-            rest = self._joiners[lane].flush()
+                self._begin(lane, chunk)
+        yield from self._collect(0)
+        for lane, joiner in enumerate(self._joiners):
+            rest = joiner.flush()
             if rest is not None:
                 self._push(lane, rest)
         yield from self._take()
 
-    def _run(self, lane: int, chunk: Chunk) -> None:
-        stems = self._separator.run_chunk(chunk.samples)
-        self._push(lane, self._joiners[lane].add(chunk.start, stems))
+    def close(self) -> None:
+        """Stop all that is under way."""
+        self._workers.close()
+
+    def _begin(self, lane: int, chunk: Chunk) -> None:
+        future = self._workers.submit(self._separator.run_chunk, chunk.samples)
+        self._under_way.append((lane, chunk, future))
+
+    def _collect(self, most: int) -> Iterator[Tensor]:
+        """Yield stems until no more than `most` chunks are under way."""
+        while len(self._under_way) > most:
+            lane, chunk, future = self._under_way.popleft()
+            self._push(lane, self._joiners[lane].add(chunk.start, wait_for(future)))
+            yield from self._take()
 
     def _push(self, lane: int, piece: Tensor) -> None:
         """Queue a lane's stems less the zeros that moved its chunks."""

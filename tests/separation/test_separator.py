@@ -146,6 +146,28 @@ def test_closing_the_stream_stops_every_thread(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("options", [{}, {"shifts": 3}])
+def test_chunks_side_by_side_come_back_in_the_songs_order(options: dict[str, float]) -> None:
+    mixture = music(150_000)
+    stems = Separator(LinearModel(), **options).separate(mixture)
+    for stem, share in SHARES.items():
+        torch.testing.assert_close(stems[stem], share * mixture, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_chunks_side_by_side_stop_when_the_stream_is_closed(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "song.wav", music(3_000_000))
+    before = set(threading.enumerate())
+    events = Separator(LinearModel()).stream(path)
+    assert any(isinstance(event, StemBlock) for event in events)
+    events.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert torch.get_num_threads() == 4
+
+
 def test_a_file_that_is_not_audio(tmp_path: Path) -> None:
     path = tmp_path / "song.mp3"
     path.write_bytes(b"this is not a song" * 100)

@@ -1,0 +1,79 @@
+"""Pieces of work side by side on a processor's cores."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from typing_extensions import ParamSpec
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
+
+_WAKE_S = 0.2
+
+
+def count_workers(device: torch.device) -> int:
+    """Return how many chunks are best computed at once: two on a processor of several cores.
+
+    Every layer of a network ends with a wait for its slowest thread, and transforms and masks run
+    on one core only. Two chunks on half of the cores each fill those gaps with one another's work,
+    at the price of a second chunk in memory. A GPU fills itself.
+    """
+    return 2 if device.type == "cpu" and torch.get_num_threads() > 1 else 1
+
+
+class Workers:
+    """Threads with an equal share of torch's threads each, begun at the first piece of work.
+
+    One worker is the caller itself.
+
+    Attributes:
+        depth: How many pieces may be under way while the caller looks for the next: as many as
+            keep all workers busy.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Prepare.
+
+        Args:
+            count: How many pieces run at once.
+        """
+        self.depth = count if count > 1 else 0
+        self._threads = torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+        if count > 1:
+            share = -(-self._threads // count)
+            self._pool = ThreadPoolExecutor(
+                count, "chunk", initializer=torch.set_num_threads, initargs=(share,)
+            )
+
+    def submit(
+        self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Future[Result]:
+        """Have a piece of work done, some time."""
+        if self._pool is not None:
+            return self._pool.submit(work, *args, **kwargs)
+        done: Future[Result] = Future()
+        done.set_result(work(*args, **kwargs))
+        return done
+
+    def close(self) -> None:
+        """Drop what has not begun. What has is finished, and nobody waits for it."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            # Some of torch's back ends hold the number for all threads.
+            torch.set_num_threads(self._threads)
+
+
+def wait_for(future: Future[Result]) -> Result:
+    """Return a result, waiting in short turns: Ctrl-C comes through on every platform."""
+    while True:
+        try:
+            return future.result(timeout=_WAKE_S)
+        except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the work's own
