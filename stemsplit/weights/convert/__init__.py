@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from stemsplit.errors import CheckpointError, UnknownNameError
 from stemsplit.weights.convert.checkpoint import Array, Checkpoint, Scalar, damaged
+from stemsplit.weights.convert.hdf5 import SIGNATURE, read_hdf5
 from stemsplit.weights.convert.numpy_arrays import read_npz
 from stemsplit.weights.convert.safe_tensors import read_safetensors, write_safetensors
 from stemsplit.weights.convert.sstable import MAGIC
@@ -35,8 +36,15 @@ __all__ = [
     "write_safetensors",
 ]
 
-FORMATS = ("torch-pickle", "tensorflow", "safetensors", "numpy")
+FORMATS = ("torch-pickle", "tensorflow", "hdf5", "safetensors", "numpy")
 """What a registry may call a file's format."""
+
+_READERS: Mapping[str, Callable[[Path], Checkpoint]] = {
+    "tensorflow": read_tensorflow,
+    "hdf5": read_hdf5,
+    "safetensors": read_safetensors,
+    "numpy": read_npz,
+}
 
 WeightRow = tuple[Path, str, str | None, str | None]
 """One file of a model: where it is, its format, its keymap and, if it has one only, its stem."""
@@ -95,9 +103,7 @@ def read_checkpoint(path: Path, format: str, *, inert: frozenset[str] = frozense
     try:
         if format == "torch-pickle":
             return read_torch_pickle(path, inert)
-        if format == "tensorflow":
-            return read_tensorflow(path)
-        return read_safetensors(path) if format == "safetensors" else read_npz(path)
+        return _READERS[format](path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -129,6 +135,8 @@ def sniff_format(path: Path) -> str | None:
                 return _sniff_zip(file)
     except OSError as error:
         raise _unreadable(path, error) from error
+    if start.startswith(SIGNATURE):
+        return "hdf5"
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "torch-pickle"
     if len(start) > 8 and start[8:9] == b"{":
