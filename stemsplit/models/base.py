@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from stemsplit.dsp.stft import PadMode, istft, stft
+from stemsplit.dsp.wiener import Wiener
 from stemsplit.errors import CheckpointError, UnknownNameError
 
 Refine = Callable[[Tensor, Tensor], Tensor]
@@ -221,11 +222,19 @@ class Spectrum(NamedTuple):
 
 
 class SpectralModel(StemModel):
-    """A network on spectrograms: the transform and its inverse are written once, here."""
+    """A network on spectrograms: the transform and its inverse are written once, here.
+
+    Attributes:
+        n_fft: Transform length, in samples.
+        hop_length: Distance between frames, in samples.
+        pad_mode: What is put before the first and behind the last sample.
+        original_wiener: The constants of the authors' own Wiener filter, for the original framing.
+    """
 
     n_fft: int
     hop_length: int
     pad_mode: PadMode = "reflect"
+    original_wiener: Wiener = Wiener(window_frames=300)
 
     @abstractmethod
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:

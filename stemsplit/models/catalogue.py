@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ARCHITECTURES: dict[str, str] = {
     "open-unmix": "stemsplit.models.open_unmix:OpenUnmix",
     "spleeter": "stemsplit.models.spleeter:Spleeter",
+    "x-umx": "stemsplit.models.x_umx:XUmx",
 }
 
 

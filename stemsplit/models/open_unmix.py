@@ -1,7 +1,8 @@
 """Open-Unmix: one recurrent network per stem, which masks the magnitude spectrogram.
 
 Stöter, Uhlich, Liutkus, Mitsufuji: Open-Unmix, a reference implementation for music source
-separation. JOSS 4(41), 2019. The published sets umx, umxhq and umxl differ in data and width alone.
+separation. JOSS 4(41), 2019. The published sets umx, umxhq and umxl differ in data and width alone;
+those that were trained in NNabla have the same network in another layout, and another post-filter.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from stemsplit.dsp.wiener import Wiener
 from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
 
 LSTM_DROPOUT = 0.4
@@ -28,6 +30,9 @@ class OpenUnmixConfig(ModelConfig):
         hidden_size: Width between the layers; each direction of the LSTM has half of it.
         layers: Of the LSTM.
         bandwidth_hz: The network looks at frequencies up to this one, and masks all of them.
+        filter_frames: How many frames share the Wiener filter's statistics in the original framing;
+            0 for the whole song, as in NNabla.
+        filter_eps: That filter's regularisation; norbert's, in NNabla, is 2.2e-16.
     """
 
     n_fft: int = 4096
@@ -35,6 +40,8 @@ class OpenUnmixConfig(ModelConfig):
     hidden_size: int = 512
     layers: int = 3
     bandwidth_hz: float = 16000.0
+    filter_frames: int = 300
+    filter_eps: float = 1e-10
 
     @property
     def bins(self) -> int:
@@ -84,15 +91,29 @@ class OpenUnmixNet(nn.Module):
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Shape: (B, C, F, N) -> (B, C, F, N)."""
-        batch, channels, _, frames = magnitude.shape
+        seen = self.look(magnitude)
+        return self.mask(torch.cat((seen, self.remember(seen)), dim=-1))
+
+    def look(self, magnitude: Tensor) -> Tensor:
+        """Reduce every frame to a few features. Shape: (B, C, F, N) -> (N, B, hidden)."""
+        batch, _, _, frames = magnitude.shape
         x = magnitude[:, :, : self.seen_bins].permute(3, 0, 1, 2)
         x = (x + self.input_mean) * self.input_scale
-        x = self.fc1(x.reshape(frames * batch, -1))
-        x = torch.tanh(self.bn1(x)).unflatten(0, (frames, batch))
-        x = torch.cat((x, self.lstm(x)[0]), dim=-1).flatten(0, 1)
-        x = torch.relu(self.bn2(self.fc2(x)))
-        x = self.bn3(self.fc3(x)).reshape(frames, batch, channels, self.bins)
-        return torch.relu(x * self.output_scale + self.output_mean).permute(1, 2, 3, 0)
+        x = torch.tanh(self.bn1(self.fc1(x.reshape(frames * batch, -1))))
+        return x.reshape(frames, batch, -1)
+
+    def remember(self, seen: Tensor) -> Tensor:
+        """Look back and ahead in time. Shape: (N, B, hidden) -> (N, B, hidden)."""
+        remembered: Tensor = self.lstm(seen)[0]
+        return remembered
+
+    def mask(self, features: Tensor) -> Tensor:
+        """Make the mask of all bins. Shape: (N, B, 2 hidden) -> (B, C, F, N)."""
+        frames, batch, _ = features.shape
+        x = torch.relu(self.bn2(self.fc2(features.flatten(0, 1))))
+        x = self.bn3(self.fc3(x)).reshape(frames, batch, -1, self.bins)
+        mask: Tensor = torch.relu(x * self.output_scale + self.output_mean)
+        return mask.permute(1, 2, 3, 0)
 
 
 class OpenUnmix(SpectralModel):
@@ -115,7 +136,13 @@ class OpenUnmix(SpectralModel):
             edge_samples=config.sample_rate,
             multiple_of=config.hop_length,
         )
-        self.core = PerStem({stem: OpenUnmixNet(config) for stem in config.stems})
+        self.original_wiener = Wiener(
+            window_frames=config.filter_frames or None, eps=config.filter_eps
+        )
+        self.core = self._build_core()
+
+    def _build_core(self) -> PerStem:
+        return PerStem({stem: OpenUnmixNet(self.config) for stem in self.config.stems})
 
     def _leave_out_unneeded(self) -> None:
         self.core = self.core.only(self.stems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stemsplit.dsp.wiener import Wiener
@@ -11,14 +12,12 @@ from stemsplit.models.base import Refine, SpectralModel, StemModel
 if TYPE_CHECKING:
     from stemsplit.separation.plan import Options
 
-ORIGINAL_WINDOW_FRAMES = 300
-
 
 def find_refine(model: StemModel, options: Options) -> Refine | None:
     """Return the filter to apply between estimate and inverse transform, or None.
 
-    By default its statistics are those of one chunk; in the original framing, of the 300 frames
-    that Open-Unmix takes at a time.
+    By default its statistics are those of one chunk; in the original framing they, and its
+    constants, are those of the model's authors (Open-Unmix takes 300 frames at a time).
 
     Args:
         model: With all its stems.
@@ -39,5 +38,6 @@ def find_refine(model: StemModel, options: Options) -> Refine | None:
             f"--wiener shares the mixture among stems, and this model has {len(model.stems)}",
             help="leave out --wiener, or choose a model that gives all the stems of the mixture.",
         )
-    window_frames = ORIGINAL_WINDOW_FRAMES if options.framing == "original" else None
-    return Wiener(iterations=options.wiener, window_frames=window_frames)
+    if options.framing == "original":
+        return replace(model.original_wiener, iterations=options.wiener)
+    return Wiener(iterations=options.wiener)

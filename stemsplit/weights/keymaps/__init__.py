@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from stemsplit.errors import RegistryError, UnknownNameError
-from stemsplit.weights.keymaps import open_unmix, spleeter
+from stemsplit.weights.keymaps import open_unmix, spleeter, x_umx
 from stemsplit.weights.keymaps.keymap import (
     Keymap,
     Renamed,
@@ -44,11 +44,13 @@ _PER_STEM: Mapping[str, PerStem] = MappingProxyType(
     {
         "spleeter-torch": spleeter.build_torch_keymap,
         "open-unmix": open_unmix.build_keymap,
+        "open-unmix-nnabla": open_unmix.build_nnabla_keymap,
     }
 )
 _PER_MODEL: Mapping[str, PerModel] = MappingProxyType(
     {
         "spleeter-tf": spleeter.build_tensorflow_keymap,
+        "x-umx": x_umx.build_keymap,
     }
 )
 
