@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-FORMATS = ("torch-pickle", "tensorflow", "safetensors", "numpy", "companion")
+FORMATS = ("torch-pickle", "tensorflow", "hdf5", "safetensors", "numpy", "companion")
 """How a file is read. A "companion" is not read by itself: it has to lie beside another file."""
 
 METRICS = ("cSDR", "uSDR", "SDR", "SI-SDR")

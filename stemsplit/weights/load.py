@@ -161,10 +161,15 @@ def _fill(model: StemModel, path: Path, name: str) -> None:
     Raises:
         CheckpointError: The file does not hold exactly this network's tensors.
     """
-    tensors: Mapping[str, Tensor] = load_file(path)
+    wanted = model.state_dict()
+    # Some files keep some tensors in double or half precision: the network has one type.
+    tensors: Mapping[str, Tensor] = {
+        key: tensor.to(wanted[key].dtype) if key in wanted else tensor
+        for key, tensor in load_file(path).items()
+    }
     counters = {
         key: torch.zeros((), dtype=torch.long)
-        for key in model.state_dict()
+        for key in wanted
         if key.endswith("num_batches_tracked") and key not in tensors
     }
     try:
