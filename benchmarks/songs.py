@@ -21,7 +21,7 @@ def find_excerpt() -> Path:
 def write_song(path: Path, seconds: float) -> Path:
     """Write the excerpt again and again until `seconds` are full, as 16-bit stereo WAV.
 
-    An existing file is kept. Above the 4 GiB of a WAV's header, use `write_long_song`.
+    An existing file is kept.
     """
     if path.exists():
         return path

@@ -22,6 +22,9 @@ from stemsplit.models.base import ChunkPlan, ModelConfig, SpectralModel
 BAND_BINS = 1024
 NORM_EPS = 1e-3
 MASK_EPS = 1e-10
+EDGE_FRAMES = 32
+"""So far from a segment's ends a steady sound may fall out of its stem (benchmarks/seams.py)."""
+RAMP_FRAMES = 12
 
 
 @dataclass(frozen=True)
@@ -168,10 +171,14 @@ class Spleeter(SpectralModel):
     def __init__(self, config: SpleeterConfig) -> None:
         super().__init__(config)
         # As many frames as the networks were trained on, and no segment that is part zeros.
-        samples = (config.segment_frames - 1) * self.hop_length
-        overlap = max(0.05, 3 * self.n_fft / samples)
+        frames = config.segment_frames - 1
+        edge = min(EDGE_FRAMES, frames // 8)
         self.chunk = ChunkPlan(
-            samples, overlap, edge_samples=self.n_fft, multiple_of=self.hop_length, fixed=True
+            frames * self.hop_length,
+            (2 * edge + RAMP_FRAMES) / frames,
+            edge_samples=edge * self.hop_length,
+            multiple_of=self.hop_length,
+            fixed=True,
         )
         self.core = SpleeterCore(config)
 
