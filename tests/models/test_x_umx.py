@@ -79,7 +79,8 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 @torch.no_grad()
 def test_the_bridged_networks_alone(tmp_path: Path) -> None:
     wanted = golden("x_umx.npz")
-    masks = load_x_umx(tmp_path).core(wanted["magnitude"].permute(1, 2, 0).unsqueeze(0))[0, ..., ::EVERY]
+    magnitude = wanted["magnitude"].permute(1, 2, 0).unsqueeze(0)
+    masks = load_x_umx(tmp_path).core(magnitude)[0, ..., ::EVERY]
     for place, stem in enumerate(("bass", "drums", "vocals", "other")):
         expected = wanted["masks"][:, 2 * place : 2 * place + 2].permute(1, 2, 0)
         assert 0.02 < (expected == 0).float().mean() < 0.98

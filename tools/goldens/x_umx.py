@@ -57,14 +57,17 @@ def shrink(model: Any, test: Any, n_fft: int, hop: int, hidden: int) -> int:
     return int(count(44100, n_fft, 16000))
 
 
-def randomise(parameters: dict[str, Any], seed: int) -> None:
+def randomise(parameters: dict[str, Any], n_fft: int, seed: int) -> None:
     """Give every parameter and statistic values such that masks are neither all 0 nor all 1."""
+    loudness = n_fft / N_FFT
     dice = np.random.default_rng(seed)
     for name, parameter in parameters.items():
         normal = dice.standard_normal(parameter.shape)
         if "input_mean" in name:
-            values = -1 + 0.4 * normal
-        elif "input_scale" in name or "output_" in name:
+            values = (-1 + 0.4 * normal) * loudness
+        elif "input_scale" in name:
+            values = (0.5 + 0.2 * normal) / loudness
+        elif "output_" in name:
             values = 0.5 + 0.2 * normal
         elif name.endswith("var"):
             values = 0.5 + normal**2
@@ -73,7 +76,8 @@ def randomise(parameters: dict[str, Any], seed: int) -> None:
         elif name.endswith(("beta", "mean", "bias")):
             values = 0.3 * normal
         else:
-            values = normal / HIDDEN**0.5
+            inputs = parameter.shape[0 if name.endswith("affine/W") else -1]
+            values = normal / inputs**0.5
         parameter.d = values.astype(np.float32)
 
 
@@ -96,7 +100,7 @@ def record(args: argparse.Namespace) -> None:
 
     net = model.OpenUnmix_CrossNet(max_bin=bins, is_predict=True)
     net(mixture, test=True)
-    randomise(nn.get_parameters(grad_only=False), seed=0)
+    randomise(nn.get_parameters(grad_only=False), n_fft, seed=0)
     nn.save_parameters(str(args.folder / "x_umx.h5"))
     magnitude, masks, _ = net(mixture, test=True)
     asked = argparse.Namespace(
@@ -113,7 +117,7 @@ def record(args: argparse.Namespace) -> None:
         with nn.parameter_scope(stem):
             single = model.OpenUnmix(max_bin=bins)
             single(mixture, test=True)
-            randomise(nn.get_parameters(grad_only=False), seed=seed + 1)
+            randomise(nn.get_parameters(grad_only=False), n_fft, seed=seed + 1)
             nn.save_parameters(str(args.folder / f"{stem}.h5"))
             arrays[f"net_{stem}"] = single(mixture, test=True).d[::EVERY, 0].copy()
     asked.umx_infer, asked.model, asked.targets = True, str(args.folder), list(UMX_STEMS)
