@@ -40,7 +40,8 @@ def extract_member(archive: Path, member: str, target: Path, name: str | None = 
 
     Args:
         archive: The archive; what it is shows in its first bytes.
-        member: The wanted file's path inside; a leading "./" does not count.
+        member: The wanted file's path inside; a leading "./" does not count. In a zip that does not
+            have it at the top, a bare name is that of the one such file in any folder.
         target: The file to write, in an existing folder. Nothing is left there on an error.
         name: What to call the archive in messages; default: its path.
 
@@ -148,7 +149,10 @@ def _choose(paths: list[str], member: str, name: str) -> int:
     """Return which path is the member's; all of them have to stay inside."""
     for path in paths:
         _check_inside(path, name)
-    found = [row for row, path in enumerate(paths) if _clean(path) == member]
+    cleaned = [_clean(path) for path in paths]
+    found = [row for row, path in enumerate(cleaned) if path == member]
+    if not found and "/" not in member:
+        found = [row for row, path in enumerate(cleaned) if path.endswith(f"/{member}")]
     if not found:
         raise _missing(name, member)
     if len(found) > 1:

@@ -70,6 +70,24 @@ def test_a_member_comes_out_with_its_hash(archive, target, extract, mode, lead):
     assert [path.name for path in target.parent.iterdir()] == ["taken"]
 
 
+def test_a_bare_name_is_found_in_any_folder_of_a_zip(archive, target, extract):
+    others = (("top/", b""), ("top/xw.h5", b"x"), ("__MACOSX/top/._w.h5", b"y"))
+    write_zip(archive, *others, ("top/in/w.h5", CONTENT))
+    extract("w.h5")
+    assert target.read_bytes() == CONTENT
+    # At the top it is meant, whatever lies below.
+    write_zip(archive, ("top/w.h5", b"x"), ("w.h5", b"z"))
+    extract("w.h5")
+    assert target.read_bytes() == b"z"
+
+
+def test_a_bare_name_in_two_folders_is_refused(tmp_path, archive, extract):
+    write_zip(archive, ("one/w.h5", b"x"), ("two/w.h5", b"y"))
+    with pytest.raises(ArchiveError, match=r"holds 'w\.h5' twice"):
+        extract("w.h5")
+    assert_untouched(tmp_path)
+
+
 def test_an_empty_member_is_a_file(archive, target, extract):
     write_zip(archive, ("model/w.h5", b""))
     extract()

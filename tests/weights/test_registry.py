@@ -52,6 +52,10 @@ def test_the_default_is_spleeter_with_two_stems() -> None:
     assert registry.paths[0].name == "models.toml"
 
 
+# The first download of these is recorded, and checked ever after.
+HASH_NOT_PUBLISHED = {"umx-nnabla", "umxhq-nnabla", "x-umx"}
+
+
 @pytest.mark.parametrize("name", Registry.load().names())
 def test_every_shipped_model_is_complete(name: str) -> None:
     entry = Registry.load().get(name)
@@ -64,7 +68,7 @@ def test_every_shipped_model_is_complete(name: str) -> None:
     assert entry.paper
     for file in entry.files:
         assert not any(source.startswith("http:") for source in file.source)
-        assert file.pin is not None
+        assert file.pin is not None or name in HASH_NOT_PUBLISHED
         assert file.format == "companion" or file.keymap
     given = [file.stem for file in entry.files if file.stem]
     assert given == [] or sorted(given) == sorted(entry.stems)
