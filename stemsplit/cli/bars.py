@@ -75,6 +75,8 @@ class Bars(Reporter):
 
     def on_plan(self, plan: Plan) -> None:
         """Show that the model is being loaded, and the songs to come."""
+        if plan.description:
+            self.say(printable(plan.description))
         self._loading = self._live.add_task(f"loading {plan.model}", total=None, note="")
         if len(plan.jobs) > 1:
             count = len(plan.jobs)

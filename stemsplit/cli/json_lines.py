@@ -2,6 +2,7 @@
 
 Every object has "event"; those about a song have "file" (its path; "-" for standard input) too.
 
+    recognised     model, description: what the weights of a path were found to be
     download       model, done_bytes, total_bytes (null: unknown)
     planned        file, track, outputs {stem: path}, manifest       (only with --dry-run)
     started        file, track, sample_rate, channels, stems, duration_s (null: unknown), device,
@@ -61,6 +62,11 @@ class JsonLines(Reporter):
         """Write what would be done."""
         for job in plan.jobs:
             self.write("planned", file=file_of(job), track=job.track, **list_outputs(job))
+
+    def on_plan(self, plan: Plan) -> None:
+        """Write `recognised` for a model of one's own."""
+        if plan.description:
+            self.write("recognised", model=plan.model, description=plan.description)
 
     def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
         """Write `download`, twice a second and at the end."""

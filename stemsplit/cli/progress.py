@@ -44,12 +44,14 @@ class Plan:
         model: Name of the model.
         stems: What comes out of each.
         out_dir: Where it goes.
+        description: What a model of one's own was found to be; None for the registry's.
     """
 
     jobs: Sequence[Job]
     model: str
     stems: tuple[str, ...]
     out_dir: Path
+    description: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,9 @@ class Lines(Reporter):
         self._places: dict[Path, str] = {}
 
     def on_plan(self, plan: Plan) -> None:
-        """Remember each song's place in the batch."""
+        """Say what a model of one's own is; remember each song's place in the batch."""
+        if plan.description:
+            self.say(printable(plan.description))
         count = len(plan.jobs)
         if count > 1:
             self._places = {

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from stemsplit.separation.files import FileOptions
     from stemsplit.separation.separator import Separator
     from stemsplit.separation.sources import Source
+    from stemsplit.weights.entry import ModelEntry
     from stemsplit.weights.registry import Registry
 
 STDIN = "-"
@@ -206,7 +207,7 @@ def carry_out(request: Request, reporter: Reporter) -> int:
     """
     began_s = time.monotonic()
     with _stoppable(), _spooled(request) as inputs:
-        plan, registry = _make_plan(request, inputs)
+        plan, entry, registry = _make_plan(request, inputs)
         with reporter:
             reporter.on_plan(plan)
             from stemsplit.backends.process import keep_freed_memory
@@ -215,7 +216,7 @@ def carry_out(request: Request, reporter: Reporter) -> int:
             from stemsplit.batch.local import run_batch
 
             outcomes = run_batch(
-                lambda: _load_separator(request, registry, reporter),
+                lambda: _load_separator(request, entry, registry, reporter),
                 plan.jobs,
                 request.file_options,
                 workers=request.workers,
@@ -235,11 +236,13 @@ def show_plan(request: Request, reporter: Reporter) -> int:
         Source(Path(STDIN), "stdin", is_temporary=True) if name == STDIN else name
         for name in request.inputs
     ]
-    plan, _ = _make_plan(request, named)
+    plan, *_ = _make_plan(request, named)
     if isinstance(reporter, JsonLines):
         reporter.write_plan(plan)
         return 0
-    print(f"model {plan.model}, stems {', '.join(plan.stems)}")
+    if plan.description:
+        print(printable(plan.description))
+    print(f"model {printable(plan.model)}, stems {', '.join(plan.stems)}")
     for job in plan.jobs:
         print(f"{title_of(job)}:")
         for path in job.paths:
@@ -247,8 +250,10 @@ def show_plan(request: Request, reporter: Reporter) -> int:
     return 0
 
 
-def _make_plan(request: Request, inputs: Sequence[str | Source]) -> tuple[Plan, Registry]:
-    """Check all that can be checked without torch, and name every output."""
+def _make_plan(
+    request: Request, inputs: Sequence[str | Source]
+) -> tuple[Plan, ModelEntry, Registry]:
+    """Check all that can be checked without a network, and name every output."""
     from stemsplit.audio import find_ffmpeg
     from stemsplit.separation.naming import plan_jobs
     from stemsplit.weights.own_models import find_entry
@@ -259,22 +264,23 @@ def _make_plan(request: Request, inputs: Sequence[str | Source]) -> tuple[Plan, 
     stems = plan_stems(entry.stems, request.options).names
     find_ffmpeg()
     jobs = plan_jobs(inputs, stems=stems, model=entry.name, options=request.file_options)
-    return Plan(jobs, entry.name, stems, request.file_options.out_dir), registry
+    description = None if entry.name in registry.entries else entry.description
+    plan = Plan(jobs, entry.name, stems, request.file_options.out_dir, description)
+    return plan, entry, registry
 
 
-def _load_separator(request: Request, registry: Registry, reporter: Reporter) -> Separator:
+def _load_separator(
+    request: Request, entry: ModelEntry, registry: Registry, reporter: Reporter
+) -> Separator:
     from stemsplit.separation.separator import Separator
-    from stemsplit.weights.load import load_model
-    from stemsplit.weights.own_models import find_entry
+    from stemsplit.weights.load import load_entry
     from stemsplit.weights.store import Store
 
-    name = find_entry(request.model, registry).name
-
     def on_progress(done_bytes: int, total_bytes: int | None) -> None:
-        reporter.on_download(name, done_bytes, total_bytes)
+        reporter.on_download(entry.name, done_bytes, total_bytes)
 
     store = Store(offline=request.offline)
-    model = load_model(request.model, registry=registry, store=store, on_progress=on_progress)
+    model = load_entry(entry, registry=registry, store=store, on_progress=on_progress)
     return Separator(model, request.options)
 
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stemsplit.errors import CheckpointError, RegistryError
-from stemsplit.models.base import StemModel, build_config
-from stemsplit.models.catalogue import find_architecture
+from stemsplit.errors import CheckpointError
+from stemsplit.models.base import StemModel
 from stemsplit.models.ensemble import Ensemble, Member
+from stemsplit.weights.build import build_model, list_shapes
 from stemsplit.weights.convert import convert, write_safetensors
 from stemsplit.weights.own_models import describe, find_entry
 
@@ -50,16 +50,27 @@ def load_model(
         UnknownNameError: Neither a name nor a path.
         WeightsError: The weights cannot be fetched, are not the published ones, or do not fit.
     """
-    return _load_entry(find_entry(name, registry), registry, store, on_progress)
+    entry = find_entry(name, registry)
+    return load_entry(entry, registry=registry, store=store, on_progress=on_progress)
 
 
-def _load_entry(
-    entry: ModelEntry, registry: Registry, store: Store, on_progress: Callable[..., None] | None
+def load_entry(
+    entry: ModelEntry,
+    *,
+    registry: Registry,
+    store: Store,
+    on_progress: Callable[..., None] | None = None,
 ) -> StemModel:
+    """Return the network of an entry; see `load_model`."""
     if entry.members:
         members = [
             Member(
-                _load_entry(registry.get(member.model), registry, store, on_progress),
+                load_entry(
+                    registry.get(member.model),
+                    registry=registry,
+                    store=store,
+                    on_progress=on_progress,
+                ),
                 member.weights,
             )
             for member in entry.members
@@ -78,31 +89,6 @@ def _load_entry(
     model.name = entry.name
     model.weights_sha256 = digest
     return model.eval()
-
-
-def build_model(entry: ModelEntry) -> StemModel:
-    """Build an entry's network without memory for its weights: they come from a file.
-
-    Raises:
-        RegistryError: The entry's configuration is not one of its architecture.
-    """
-    assert entry.architecture is not None
-    kind = find_architecture(entry.architecture)
-    values = {
-        **entry.config,
-        "stems": entry.stems,
-        "channels": entry.channels,
-        "sample_rate": entry.sample_rate,
-    }
-    try:
-        config = build_config(kind.Config, values)
-        with torch.device("meta"):
-            return kind(config)
-    except (TypeError, ValueError) as error:
-        raise RegistryError(
-            f"the configuration of model {entry.name!r} does not build: {error}",
-            help="compare its table with the architecture's configuration: docs/models.md.",
-        ) from error
 
 
 def _digest(entry: ModelEntry, fetched: tuple[FetchedFile, ...]) -> str:
@@ -128,11 +114,7 @@ def _converted(
     path = store.converted_path(f"{entry.name}-{digest[:16]}")
     if _is_whole(path):
         return path
-    shapes = {
-        name: tuple(tensor.shape)
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    shapes = list_shapes(model)
     files = [
         (one.path, one.file.format, one.file.keymap, one.file.stem)
         for one in fetched

@@ -4,6 +4,7 @@
 -m my-model/                a folder with a models.toml beside its weights
 -m my-model/models.toml     a registry file; its default, or its only model
 -m model.safetensors        weights that say in their header what they are
+-m d3net-mss/, vocals.pth   weights as others publish them, known by their tensors
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> Model
     Raises:
         UnknownNameError: Neither a name nor a path that exists.
         RegistryError: A folder or registry file that does not describe one model.
-        CheckpointError: A file of weights that does not say what it is.
+        CheckpointError: Weights that do not say what they are, and are of no known model.
     """
     if name is None:
         return registry.get(registry.default)
@@ -49,13 +50,17 @@ def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> Model
         )
     if path.is_dir():
         manifest = path / MANIFEST
-        if not manifest.is_file():
-            raise RegistryError(
-                f"the folder {path} has no {MANIFEST}",
-                help="describe the model in one, as docs/adding-weights.md shows.",
-            )
-        return _read_manifest(manifest)
-    return _read_manifest(path) if path.suffix == ".toml" else _read_header(path)
+        return _read_manifest(manifest) if manifest.is_file() else _recognise(path, registry)
+    if path.suffix == ".toml":
+        return _read_manifest(path)
+    return _read_header(path) or _recognise(path, registry)
+
+
+def _recognise(path: Path, registry: Registry) -> ModelEntry:
+    # Needs the networks, and so torch: the registry's names need neither.
+    from stemsplit.weights.recognise import recognise
+
+    return recognise(path, registry.entries)
 
 
 def _read_manifest(path: Path) -> ModelEntry:
@@ -69,14 +74,11 @@ def _read_manifest(path: Path) -> ModelEntry:
     return entries[default or next(iter(entries))]
 
 
-def _read_header(path: Path) -> ModelEntry:
-    """Read the registry table that `describe` put into a safetensors file's header."""
+def _read_header(path: Path) -> ModelEntry | None:
+    """Read the registry table that `describe` put into a safetensors file's header, if it did."""
     table = _read_metadata(path).get(HEADER_KEY)
     if table is None:
-        raise CheckpointError(
-            f"{path} does not say which model it is for",
-            help="put a models.toml beside it and give the folder: docs/adding-weights.md.",
-        )
+        return None
     name = path.stem.casefold()
     source = {"source": str(path.absolute()), "format": "safetensors"}
     values = {"default": "own", "models": {"own": {**json.loads(table), "files": [source]}}}

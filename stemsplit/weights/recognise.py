@@ -1,0 +1,217 @@
+"""A person's own files of a published layout: which of the known models they are weights of.
+
+Nothing here knows a layout. Every model of the registry says how its published files are read and
+named, so a file is a model's when its tensors, read and renamed that way, are exactly those of that
+model's network: all names, all shapes, nothing left over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stemsplit.errors import CheckpointError, UnsafeWeightsError
+from stemsplit.models.base import PerStem, StemModel
+from stemsplit.weights.build import build_model, list_shapes
+from stemsplit.weights.convert import Array, read_checkpoint, sniff_format
+from stemsplit.weights.entry import ModelEntry, WeightFile
+from stemsplit.weights.keymaps import build_keymap, rename_arrays
+
+_LARGEST_FOLDER = 64
+_DESCRIBE = "describe the model in a models.toml beside them: docs/adding-weights.md."
+
+
+class _Brought:
+    """A file as it was brought: its format by its bytes, its tensors under their own names."""
+
+    def __init__(self, path: Path, format: str) -> None:
+        self.path = path
+        self.format = format
+        self._read: dict[frozenset[str], Mapping[str, Array]] = {}
+
+    def read(self, inert: frozenset[str]) -> Mapping[str, Array]:
+        """Return its tensors; `inert` as a keymap has it. Read once, whoever asks."""
+        if inert not in self._read:
+            self._read[inert] = read_checkpoint(self.path, self.format, inert=inert).arrays
+        return self._read[inert]
+
+
+def recognise(path: Path, registry: Mapping[str, ModelEntry]) -> ModelEntry:
+    """Return the entry of a model whose weights are a person's own files.
+
+    Args:
+        path: A file of weights, or a folder with some.
+        registry: Models by name; where several fit, the first is taken.
+
+    Returns:
+        The known model's entry, with these files in place of the published ones, and those stems
+        alone that the files are for where each stem has a network of its own.
+
+    Raises:
+        CheckpointError: No model has these tensors, or the files are damaged.
+        UnsafeWeightsError: A pickle asks for what no weights need.
+    """
+    brought = list(_find_weights(path))
+    if not brought:
+        raise CheckpointError(f"{path} holds no weights in a format that is known", help=_DESCRIBE)
+    misfits: list[CheckpointError] = []
+    refusals = []
+    for entry in registry.values():
+        formats = {file.format for file in entry.files}
+        if entry.members or not formats.issuperset(one.format for one in brought):
+            continue
+        try:
+            return _fit(entry, path, brought)
+        except CheckpointError as error:
+            misfits.append(error)
+        except UnsafeWeightsError as error:
+            refusals.append(error)
+    if refusals and not misfits:
+        raise refusals[-1]
+    # What fits but for a file that is missing says more than what has other shapes.
+    told = [error for error in misfits if not isinstance(error, _MisfitError)] or misfits
+    near = [error for error in told if not isinstance(error, _StrangeError)]
+    raise CheckpointError(
+        f"{path} holds the weights of no model that is known"
+        + (f"; the nearest is {near[0].message}" if near else ""),
+        help=near[0].help if near else _DESCRIBE,
+    )
+
+
+class _MisfitError(CheckpointError):
+    """A file's tensors are not those that the network wants of it."""
+
+
+class _StrangeError(_MisfitError):
+    """Nothing in a file is called as anything in the network is."""
+
+
+def _find_weights(path: Path) -> Iterator[_Brought]:
+    """Yield a file, or every file of a folder that is in a format of weights."""
+    files = [path]
+    if path.is_dir():
+        # A TensorFlow checkpoint is its index here; its other files lie beside it.
+        only = "*.index" if sniff_format(path) == "tensorflow" else "*"
+        files = sorted(file for file in path.glob(only) if file.is_file())[:_LARGEST_FOLDER]
+    for file in files:
+        format = sniff_format(file)
+        if format is not None:
+            yield _Brought(file, format)
+
+
+def _fit(entry: ModelEntry, path: Path, brought: Sequence[_Brought]) -> ModelEntry:
+    """Return the entry with these files, if each of them is one of the model's.
+
+    Raises:
+        CheckpointError: One is not; or some are missing.
+    """
+    model = build_model(entry)
+    shapes = list_shapes(model)
+    placed: dict[WeightFile, _Brought] = {}
+    for one in brought:
+        file = _place(entry, one, shapes)
+        if file in placed:
+            raise CheckpointError(
+                f"{entry.name}, and {placed[file].path.name} and {one.path.name} are the same "
+                "part of it",
+                help="keep one of them in the folder.",
+            )
+        placed[file] = one
+    wanted = [file for file in entry.files if file.format != "companion"]
+    missing = [file for file in wanted if file not in placed]
+    if missing and not _stands_alone(model, missing):
+        raise CheckpointError(
+            f"{entry.name}, without its {', '.join(file.stem or file.name for file in missing)}",
+            help="put all of its files into one folder.",
+        )
+    found = [file.stem for file in placed if file.stem is not None]
+    stems = tuple(stem for stem in entry.stems if stem in found or not found)
+    return replace(
+        entry,
+        name=path.stem.casefold(),
+        description=f"{path.name}, recognised as weights of {entry.name}: {', '.join(stems)}",
+        stems=stems,
+        files=tuple(_as_own(file, one.path) for file, one in placed.items()),
+    )
+
+
+def _place(
+    entry: ModelEntry, brought: _Brought, shapes: Mapping[str, tuple[int, ...]]
+) -> WeightFile:
+    """Return the one of a model's files that this is: by its tensors, then by its name."""
+    fitting, error = [], None
+    for file in entry.files:
+        if file.format != brought.format:
+            continue
+        try:
+            _compare(file, entry, brought, shapes)
+        except CheckpointError as misfit:
+            error = error or misfit
+        else:
+            fitting.append(file)
+    if not fitting:
+        assert error is not None, "the entry has files of this format"
+        raise error
+    named = [file for file in fitting if _is_named(brought.path, file)]
+    if len(fitting) > 1 and len(named) != 1:
+        raise CheckpointError(
+            f"{entry.name}, and {brought.path.name} may be its "
+            + " or its ".join(file.stem or file.name for file in fitting),
+            help="put the stem into its name, such as vocals.pth.",
+        )
+    return (named or fitting)[0]
+
+
+def _compare(
+    file: WeightFile, entry: ModelEntry, brought: _Brought, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that a file's tensors are those that the network wants of it.
+
+    Raises:
+        _MisfitError: They are not.
+    """
+    keymap = build_keymap(file.keymap, file.stem, entry.stems)
+    renamed = rename_arrays(keymap, brought.read(keymap.inert))
+    prefix = "" if file.stem is None else f"core.nets.{file.stem}."
+    mine = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+    found = renamed.arrays
+    findings = {
+        "are missing": mine.keys() - found.keys(),
+        "are of no use": {*renamed.unused, *(found.keys() - mine.keys())},
+        "have another shape": {
+            name for name in mine.keys() & found.keys() if found[name].shape != mine[name]
+        },
+    }
+    told = [
+        f"{len(names)} tensors {what}, such as {min(names)}"
+        for what, names in findings.items()
+        if names
+    ]
+    if told:
+        kind = _StrangeError if mine.keys().isdisjoint(found) else _MisfitError
+        raise kind(f"{entry.name}, but {'; '.join(told)}", help=_DESCRIBE)
+
+
+def _stands_alone(model: StemModel, missing: Sequence[WeightFile]) -> bool:
+    """Whether the model's other stems can be had without the missing files."""
+    return isinstance(model.core, PerStem) and all(file.stem is not None for file in missing)
+
+
+def _is_named(path: Path, file: WeightFile) -> bool:
+    """Whether a file is called as the published one is, or after its stem."""
+    if path.name == file.name:
+        return True
+    return file.stem is not None and file.stem in re.split(r"[^a-z]+", path.stem.casefold())
+
+
+def _as_own(file: WeightFile, path: Path) -> WeightFile:
+    return WeightFile(
+        source=(os.fspath(path.absolute()),),
+        format=file.format,
+        name=path.name,
+        stem=file.stem,
+        keymap=file.keymap,
+    )
