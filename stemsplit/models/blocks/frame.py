@@ -1,0 +1,117 @@
+"""The U-Net around intermediate blocks: one width at all levels, half the bins at each.
+
+Choi et al., ISMIR 2020, section 2.2. Letters in shapes: B batch, N frames, F bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stemsplit.models.blocks.intermediate import build_activation
+
+BuildBlock = Callable[[int, int], nn.Module]
+"""(channels that come in, bins of the level) -> the block of that level."""
+
+
+@dataclass(frozen=True)
+class FrameSizes:
+    """What decides the shape of the U-Net but for its blocks.
+
+    Attributes:
+        planes: Channels that go in and come out.
+        width: Channels inside.
+        levels: How often the bins are halved.
+        time_levels: At which of these, from 0, the frames are halved too.
+        bins: F at the border, n_fft / 2 + 1.
+        first_activation: Behind the first convolution.
+        last_activation: Behind the last one.
+    """
+
+    planes: int
+    width: int
+    levels: int
+    time_levels: Sequence[int]
+    bins: int
+    first_activation: str
+    last_activation: str
+
+
+class Resample(nn.Module):
+    """A convolution whose kernel is its stride, down or up, and a norm.
+
+    Shape: (B, C, N, F) -> (B, C, N / s, F / 2) down; up the other way.
+    """
+
+    def __init__(self, kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], width: int, s: int):
+        super().__init__()
+        self.conv = kind(width, width, (s, 2), stride=(s, 2))
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, N, F) -> (B, C, N / s, F / 2) down; up the other way."""
+        result: Tensor = self.norm(self.conv(x))
+        return result
+
+
+class UNetFrame(nn.Module):
+    """Blocks down, one in the middle, blocks up, each of which reads its mirrored level too.
+
+    Shape: (B, planes, N, F) -> (B', planes, N, F); N must divide by 2 for every time level. B' is
+    B, unless blocks make several of one.
+    """
+
+    def __init__(self, sizes: FrameSizes, build_block: BuildBlock) -> None:
+        super().__init__()
+        width, levels = sizes.width, sizes.levels
+        self.first = nn.Conv2d(sizes.planes, width, (1, 2))
+        self.first_norm = nn.BatchNorm2d(width)
+        self.first_activation = build_activation(sizes.first_activation)
+        self.last = nn.Conv2d(width, sizes.planes, (1, 2), padding=(0, 1))
+        self.last_activation = build_activation(sizes.last_activation)
+        strides = [2 if level in sizes.time_levels else 1 for level in range(levels)]
+        bins = [(sizes.bins - 1) >> level for level in range(levels + 1)]
+        self.encoders = nn.ModuleList(build_block(width, bins[level]) for level in range(levels))
+        self.down = nn.ModuleList(Resample(nn.Conv2d, width, stride) for stride in strides)
+        self.middle = build_block(width, bins[levels])
+        self.up = nn.ModuleList(Resample(nn.ConvTranspose2d, width, s) for s in reversed(strides))
+        self.decoders = nn.ModuleList(
+            build_block(2 * width, bins[level]) for level in reversed(range(levels))
+        )
+
+    def forward(self, x: Tensor, conditions: Sequence[object] | None = None) -> Tensor:
+        """Go down and up, one item of a batch after the other where nothing links them.
+
+        Args:
+            x: Shape (B, planes, N, F).
+            conditions: What each block is given beside its input: down, middle, up.
+
+        Returns:
+            Shape (B', planes, N, F).
+        """
+        # A whole song's pieces are a batch: side by side they would take memory that grows with it.
+        if self.training or x.shape[0] == 1:
+            return self._run(x, conditions)
+        return torch.cat([self._run(one, conditions) for one in x.split(1)])
+
+    def _run(self, x: Tensor, conditions: Sequence[object] | None) -> Tensor:
+        levels = len(self.encoders)
+        extras = [()] * (2 * levels + 1) if conditions is None else [(one,) for one in conditions]
+        x = self.first_activation(self.first_norm(self.first(x)))
+        skips = []
+        for block, down, extra in zip(self.encoders, self.down, extras[:levels], strict=True):
+            x = block(x, *extra)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x, *extras[levels])
+        for block, up, extra in zip(self.decoders, self.up, extras[levels + 1 :], strict=True):
+            x = up(x)
+            skip = skips.pop()
+            if skip.shape[0] != x.shape[0]:
+                skip = skip.repeat_interleave(x.shape[0] // skip.shape[0], dim=0)
+            x = block(torch.cat((x, skip), dim=1), *extra)
+        result: Tensor = self.last_activation(self.last(x))
+        return result

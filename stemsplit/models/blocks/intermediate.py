@@ -1,0 +1,215 @@
+"""Intermediate blocks: what a level of a spectrogram U-Net does at its own resolution.
+
+Choi, Kim, Chung, Lee, Jung: Investigating U-Nets with various intermediate blocks for
+spectrogram-based singing voice separation. ISMIR 2020. Section 3 names them:
+
+TFC      time-frequency convolutions: a small DenseNet of 2-D convolutions
+TDC      time-distributed convolutions: the same over frequency alone, each frame by itself
+TDF      time-distributed fully-connected layers: each frame's bins mixed by one or two matrices
+
+Letters in shapes: B batch, C channels, N frames, F frequency bins of this level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "identity": nn.Identity,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "softmax": lambda: nn.Softmax(dim=1),
+    "tanh": nn.Tanh,
+}
+
+
+def build_activation(name: str) -> nn.Module:
+    """Return the activation of a name.
+
+    Args:
+        name: A key of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"there is no activation {name!r}, only {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[name]()
+
+
+class ConvLayer(nn.Module):
+    """A convolution that keeps the size, batch norm, activation.
+
+    Shape: (B, C_in, N, F) -> (B, C_out, N, F).
+    """
+
+    def __init__(
+        self, wide_in: int, wide_out: int, kernel: tuple[int, int], activation: str
+    ) -> None:
+        super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.conv = nn.Conv2d(wide_in, wide_out, kernel, padding=padding)
+        self.norm = nn.BatchNorm2d(wide_out)
+        self.activation = build_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
+        result: Tensor = self.activation(self.norm(self.conv(x)))
+        return result
+
+
+class DenseConv(nn.Module):
+    """TFC, and with a kernel of one frame TDC: every layer reads all that came before it.
+
+    Shape: (B, C_in, N, F) -> (B, C_out, N, F).
+    """
+
+    def __init__(
+        self, wide_in: int, wide_out: int, layers: int, kernel: tuple[int, int], activation: str
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            wide_in: C_in.
+            wide_out: C_out, and what each layer adds.
+            layers: How many.
+            kernel: Frames and bins, odd.
+            activation: Of every layer.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConvLayer(wide_in + index * wide_out, wide_out, kernel, activation)
+            for index in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last layer's output. Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
+        seen = [x]
+        for layer in self.layers:
+            # The newest first; the last output stands alone.
+            seen.insert(0, layer(torch.cat(seen, dim=1) if len(seen) > 1 else x))
+        return seen[0]
+
+
+class LinearLayer(nn.Module):
+    """A matrix over frequency, batch norm, activation.
+
+    Shape: (B, C, N, F_in) -> (B, C, N, F_out).
+    """
+
+    def __init__(
+        self, channels: int, f_in: int, f_out: int, activation: str, *, bias: bool, affine: bool
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(f_in, f_out, bias)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+        self.activation = build_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
+        result: Tensor = self.activation(self.norm(self.linear(x)))
+        return result
+
+
+class TDF(nn.Module):
+    """One matrix over frequency, or two with a bottleneck in between; frames and channels share it.
+
+    Shape: (B, C, N, F_in) -> (B, C, N, F_out).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        f_in: int,
+        f_out: int,
+        bottleneck: int | None,
+        activation: str,
+        *,
+        bias: bool,
+        affine: bool,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            channels: C.
+            f_in: F_in.
+            f_out: F_out.
+            bottleneck: Units between the two matrices; None for one matrix.
+            activation: Behind every matrix.
+            bias: Whether the matrices have one.
+            affine: Whether the norms have a scale and a shift.
+        """
+        super().__init__()
+        sizes = [f_in, f_out] if bottleneck is None else [f_in, bottleneck, f_out]
+        self.layers = nn.Sequential(
+            *(
+                LinearLayer(channels, before, after, activation, bias=bias, affine=affine)
+                for before, after in pairwise(sizes)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
+        result: Tensor = self.layers(x)
+        return result
+
+
+class NarrowedTDF(nn.Module):
+    """A TDF on all channels, then as few of them as the level has.
+
+    Shape: (B, C_in, N, F) -> (B, C_out, N, F).
+    """
+
+    def __init__(self, tdf: TDF, wide_in: int, wide_out: int) -> None:
+        super().__init__()
+        self.tdf = tdf
+        self.narrow = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
+        result: Tensor = self.narrow(self.tdf(x))
+        return result
+
+
+class DenseTDF(nn.Module):
+    """TFC-TDF: y = TFC(x), and y + TDF(y) comes out.
+
+    Shape: (B, C_in, N, F) -> (B, C_out, N, F).
+    """
+
+    def __init__(self, dense: DenseConv, tdf: TDF) -> None:
+        super().__init__()
+        self.dense = dense
+        self.tdf = tdf
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
+        y: Tensor = self.dense(x)
+        result: Tensor = y + self.tdf(y)
+        return result
+
+
+class DenseRNN(nn.Module):
+    """TDC-RNN: y = norm(TDC(x)), a GRU over each channel's frames, a TDF back to F, plus y.
+
+    Shape: (B, C_in, N, F) -> (B, C_out, N, F).
+    """
+
+    def __init__(self, dense: DenseConv, rnn: nn.GRU, tdf: TDF, channels: int) -> None:
+        super().__init__()
+        self.dense = dense
+        self.norm = nn.BatchNorm2d(channels)
+        self.rnn = rnn
+        self.tdf = tdf
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
+        y: Tensor = self.norm(self.dense(x))
+        remembered, _ = self.rnn(y.flatten(0, 1))
+        result: Tensor = y + self.tdf(remembered.unflatten(0, y.shape[:2]))
+        return result
