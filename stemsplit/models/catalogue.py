@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stemsplit.models.base import StemModel
 
 ARCHITECTURES: dict[str, str] = {
+    "bsrnn": "stemsplit.models.band_split_rnn:BandSplitRnn",
     "intermediate-block-unet": "stemsplit.models.unet:IntermediateBlockUNet",
     "open-unmix": "stemsplit.models.open_unmix:OpenUnmix",
     "spleeter": "stemsplit.models.spleeter:Spleeter",
