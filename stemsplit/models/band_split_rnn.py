@@ -116,9 +116,9 @@ class BandSplitRnnConfig(ModelConfig):
         return cls(
             stems,
             n_fft=256,
-            hop_length=64,
-            splits=(((4000, 2000), (12000, 4000)),) * len(stems),
-            frames=65,
+            hop_length=128,
+            splits=(((4000, 2000),),) * len(stems),
+            frames=33,
             width=4,
             hidden_size=5,
             mask_hidden_size=6,

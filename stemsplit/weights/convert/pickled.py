@@ -255,8 +255,18 @@ def _build_parameter(arguments: Arguments) -> object:
 
 
 def is_key(value: object) -> bool:
-    """Whether a dict may have this key: nothing nested, so that hashing never recurses."""
-    return value is None or isinstance(value, (str, bytes, int, float, Name, Inert))
+    """Whether a dict may have this key: one value or a row of such, so that hashing stays shallow.
+
+    Hydra's settings, which Lightning keeps beside the weights, remember what they looked up by
+    tuples of its arguments.
+    """
+    if isinstance(value, tuple):
+        return all(_is_plain(item) for item in value)
+    return _is_plain(value) or isinstance(value, (Name, Inert))
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (str, bytes, int, float))
 
 
 STORAGES: Mapping[str, str] = MappingProxyType(

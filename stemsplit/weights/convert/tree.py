@@ -16,7 +16,8 @@ def flatten(tree: object, view: Callable[[TensorView], Array]) -> Checkpoint:
     """Return the tensors and the other values of what a pickle described.
 
     Keys are joined by dots; lists, tuples and sets give their indices; inert objects their items
-    and the attributes they would have had.
+    and the attributes they would have had. An inert object that is inside itself, as one that knows
+    its parent is, is not entered again.
 
     Args:
         tree: A dict, list, tuple or inert object.
@@ -41,6 +42,7 @@ class _Flat:
         self.arrays: dict[str, Array] = {}
         self.metadata: dict[str, Scalar] = {}
         self.count = 0
+        self.entered: set[int] = set()
 
     def add(self, path: str, value: object, depth: int) -> None:
         self.count += 1
@@ -48,9 +50,14 @@ class _Flat:
             raise ValueError(f"containers in containers, more than {MAX_DEPTH} deep")
         if self.count > MAX_ITEMS:
             raise ValueError(f"more than {MAX_ITEMS} values")
+        if isinstance(value, Inert):
+            if id(value) in self.entered:
+                return
+            self.entered.add(id(value))
         if isinstance(value, (dict, list, tuple, Inert)):
             for key, item in _children(value):
                 self.add(f"{path}.{key}" if path else key, item, depth + 1)
+            self.entered.discard(id(value))
             if isinstance(value, Inert) and not value.items and value.state is None:
                 self._put(self.metadata, path, value.name)
         elif isinstance(value, TensorView):

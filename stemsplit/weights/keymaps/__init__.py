@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from stemsplit.errors import RegistryError, UnknownNameError
-from stemsplit.weights.keymaps import open_unmix, spleeter, unet, x_umx
+from stemsplit.weights.keymaps import bsrnn, open_unmix, spleeter, unet, x_umx
 from stemsplit.weights.keymaps.keymap import (
     Keymap,
     Renamed,
@@ -45,6 +45,8 @@ _PER_STEM: Mapping[str, PerStem] = MappingProxyType(
         "spleeter-torch": spleeter.build_torch_keymap,
         "open-unmix": open_unmix.build_keymap,
         "open-unmix-nnabla": open_unmix.build_nnabla_keymap,
+        "bsrnn": bsrnn.build_keymap,
+        "bsrnn-averaged": bsrnn.build_averaged_keymap,
         "intermediate-block-unet": unet.build_keymap,
         "intermediate-block-unet-paper": unet.build_older_keymap,
     }

@@ -54,11 +54,14 @@ class Keymap:
         rows: Every row that matches a name gives a target: one tensor may be used twice.
         drop: Regular expressions of names that are known to be of no use here.
         inert: Dotted names of classes that stand in the published pickles beside the tensors.
+        label: Gives a file's tensors, by their names there, the names that `rows` are about; for
+            files that number some of them.
     """
 
     rows: tuple[Row, ...]
     drop: tuple[str, ...] = ()
     inert: frozenset[str] = frozenset()
+    label: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def rename_arrays(keymap: Keymap, arrays: Mapping[str, Array]) -> Renamed:
     renamed: dict[str, Array] = {}
     origins: dict[str, str] = {}
     unused = []
-    for name, array in arrays.items():
+    labelled = arrays if keymap.label is None else keymap.label(arrays)
+    for name, array in labelled.items():
         if any(pattern.fullmatch(name) for pattern in drop):
             continue
         matches = [(pattern.fullmatch(name), row) for pattern, row in rows]
