@@ -39,14 +39,13 @@ PUBLISHED_SPLITS = {"bass": BASS, "drums": DRUMS}
 """By stem; every other stem has V7."""
 
 DEVIATION_EPS = 1e-5
-LEAST_VARIANCE = 1e-30
 HEADS = 4
 BATCH = 4
 """How many windows of a song go through a network at once in the original framing."""
 
 
 @dataclass(frozen=True)
-class BandSplitRnnConfig(ModelConfig):
+class BandSplitRNNConfig(ModelConfig):
     """What the original's `hparams.yaml` may say, and what a trainer may choose.
 
     Attributes:
@@ -150,7 +149,7 @@ class Recurrent(nn.Module):
     Shape: (B, L, W) -> (B, L, W), along L.
     """
 
-    def __init__(self, config: BandSplitRnnConfig) -> None:
+    def __init__(self, config: BandSplitRNNConfig) -> None:
         super().__init__()
         kind = nn.LSTM if config.cell == "lstm" else nn.GRU
         # As many groups as features: each is normalised over the sequence.
@@ -179,7 +178,7 @@ class Attentive(nn.Module):
     Shape: (B, L, W) -> (B, L, W), along L.
     """
 
-    def __init__(self, config: BandSplitRnnConfig) -> None:
+    def __init__(self, config: BandSplitRNNConfig) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(config.width, HEADS, batch_first=True)
         self.rnn = nn.LSTM(config.width, config.hidden_size, batch_first=True, bidirectional=True)
@@ -198,7 +197,7 @@ class Interleaved(nn.Module):
     Shape: (B, K, N, W) -> (B, K, N, W).
     """
 
-    def __init__(self, config: BandSplitRnnConfig) -> None:
+    def __init__(self, config: BandSplitRNNConfig) -> None:
         super().__init__()
         kind = Recurrent if config.bottleneck == "rnn" else Attentive
         self.time = kind(config)
@@ -218,7 +217,7 @@ class BandOut(nn.Module):
     Shape: (B, N, W) -> (B, M, N).
     """
 
-    def __init__(self, numbers: int, config: BandSplitRnnConfig) -> None:
+    def __init__(self, numbers: int, config: BandSplitRNNConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm((config.frames, config.width))
         self.fc1 = nn.Linear(config.width, config.mask_hidden_size)
@@ -231,13 +230,13 @@ class BandOut(nn.Module):
         return functional.glu(self.gate(x), dim=-1).transpose(1, 2)
 
 
-class BandSplitRnnNet(nn.Module):
+class BandSplitRNNNet(nn.Module):
     """One stem's network.
 
     Shape: mixture (B, C, 2, F, N), real and imaginary parts -> stem (B, C, 2, F, N).
     """
 
-    def __init__(self, config: BandSplitRnnConfig, stem: str) -> None:
+    def __init__(self, config: BandSplitRNNConfig, stem: str) -> None:
         super().__init__()
         self.mapping = config.mapping
         self.bins = config.find_bands(stem)
@@ -258,8 +257,7 @@ class BandSplitRnnNet(nn.Module):
         level = mixture - mean
         count = level[0].numel() // 2
         variance = level.square().sum(dim=(1, 2, 3, 4), keepdim=True) / (count - 1)
-        # Silence has no slope at its deviation of zero.
-        deviation = variance.clamp(min=LEAST_VARIANCE).sqrt()
+        deviation = variance.sqrt()
         level = level / (deviation + DEVIATION_EPS)
         mask = self.estimate_mask(level)
         return (mask if self.mapping else _multiply(mask, level)) * deviation + mean
@@ -303,7 +301,7 @@ class Windows(NamedTuple):
     heard: slice
 
 
-class BandSplitRnn(SpectralModel):
+class BandSplitRNN(SpectralModel):
     """Band-split RNN: every stem alone, by a complex mask.
 
     The norms have a weight for every frame, so the network takes one length only. Anything else is
@@ -313,11 +311,11 @@ class BandSplitRnn(SpectralModel):
     default framing's cross-fade does.
     """
 
-    Config = BandSplitRnnConfig
-    config: BandSplitRnnConfig
+    Config = BandSplitRNNConfig
+    config: BandSplitRNNConfig
     core: PerStem
 
-    def __init__(self, config: BandSplitRnnConfig) -> None:
+    def __init__(self, config: BandSplitRNNConfig) -> None:
         super().__init__(config)
         self.n_fft = config.n_fft
         self.hop_length = config.hop_length
@@ -328,7 +326,7 @@ class BandSplitRnn(SpectralModel):
             multiple_of=config.hop_length,
             fixed=True,
         )
-        self.core = PerStem({stem: BandSplitRnnNet(config, stem) for stem in config.stems})
+        self.core = PerStem({stem: BandSplitRNNNet(config, stem) for stem in config.stems})
 
     def _leave_out_unneeded(self) -> None:
         self.core = self.core.only(self.stems)
@@ -350,8 +348,8 @@ class BandSplitRnn(SpectralModel):
         if 0 <= length - samples < self.hop_length:
             return 0, length - samples
         shared = length - advance
-        # A whole advance more than none where the last window ends with the song: as the original.
-        return shared, shared + advance - (samples + 2 * shared - length) % advance
+        # The original has one window more, of silence, where this leaves no remainder.
+        return shared, shared - (samples + 2 * shared - length) % -advance
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
         """Take real and imaginary parts. Shape: (B, C, F, N) -> (B, C, 2, F, N)."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from stemsplit.models.base import StemModel
 
 ARCHITECTURES: dict[str, str] = {
-    "bsrnn": "stemsplit.models.band_split_rnn:BandSplitRnn",
+    "bsrnn": "stemsplit.models.band_split_rnn:BandSplitRNN",
+    "d3net": "stemsplit.models.d3net:D3Net",
     "intermediate-block-unet": "stemsplit.models.unet:IntermediateBlockUNet",
     "open-unmix": "stemsplit.models.open_unmix:OpenUnmix",
     "spleeter": "stemsplit.models.spleeter:Spleeter",

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stemsplit.errors import CheckpointError, RegistryError
-from stemsplit.models.band_split_rnn import BandSplitRnn, BandSplitRnnConfig
+from stemsplit.models.band_split_rnn import BandSplitRNN, BandSplitRNNConfig
 from stemsplit.models.base import StemModel
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.convert import read_checkpoint
@@ -91,7 +91,7 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 def test_the_network_alone(variant: str, golden: dict[str, torch.Tensor], tmp_path: Path) -> None:
     model = load_variant(tmp_path, variant)
     spectrum = golden[f"{variant}_spectrum"]
-    assert isinstance(model, BandSplitRnn)
+    assert isinstance(model, BandSplitRNN)
     got = model.estimate(model.run_core(model.core_inputs(spectrum)), spectrum)[:, 0]
     assert got.shape == golden[f"{variant}_net"].shape
     assert relative(got, golden[f"{variant}_net"]) < 1e-5
@@ -118,17 +118,17 @@ def test_a_checkpoint_of_the_original_training(
     assert relative(golden["raw_song"], golden["averaged_song"]) > 0.05
 
 
-@pytest.mark.parametrize("samples", [1, 16, 17, 92, 97, 113, 114])
+@pytest.mark.parametrize("samples", [1, 6, 17, 92, 97, 108, 109])
 @torch.no_grad()
 def test_windows_begin_where_the_original_has_them(samples: int) -> None:
-    # 79 zeros in front; behind at least as many, and a whole advance where none would do.
+    # 79 zeros in front; behind as many, and what the last window lacks.
     sizes = {"n_fft": 16, "hop_length": 4, "frames": 25, "advance": 17, "layers": 1}
-    model = BandSplitRnn(BandSplitRnnConfig(("vocals",), 1, splits=(((4000, 4000),),), **sizes))
+    model = BandSplitRNN(BandSplitRNNConfig(("vocals",), 1, splits=(((4000, 4000),),), **sizes))
     _, carry = model.encode(torch.ones(1, 1, samples))
     windows = carry.spectrum.shape[0]
     assert carry.heard == slice(79, 79 + samples)
     covered = (windows - 1) * 17 + 96
-    assert 79 + 1 <= covered - (79 + samples) <= 79 + 17
+    assert 79 <= covered - (79 + samples) < 79 + 17
 
 
 # How stemsplit frames a song by default
@@ -150,8 +150,8 @@ def test_a_chunk_is_one_window(golden: dict[str, torch.Tensor], tmp_path: Path) 
 
 def test_the_default_framing_keeps_a_constant_gain() -> None:
     # With a mask of one everywhere: what goes in comes out, and not in the original framing.
-    config = BandSplitRnnConfig.tiny(("vocals",))
-    model = BandSplitRnn(config).eval()
+    config = BandSplitRNNConfig.tiny(("vocals",))
+    model = BandSplitRNN(config).eval()
     model.core.nets["vocals"].estimate_mask = lambda level: torch.stack(
         (torch.ones_like(level[:, :, 0]), torch.zeros_like(level[:, :, 0])), dim=2
     )
@@ -220,14 +220,14 @@ def zeros(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     ],
 )
 def test_the_published_names_fill_a_network(stem: str, bands: int, parameters: int) -> None:
-    config = BandSplitRnnConfig((stem,))
+    config = BandSplitRNNConfig((stem,))
     bins = config.find_bands(stem)
     assert len(bins) == bands
     assert sum(bins) == 1025
     shapes = published(bins)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
     with torch.device("meta"):
-        wanted = targets(BandSplitRnn(config))
+        wanted = targets(BandSplitRNN(config))
     raw = {f"state_dict.model.{name}": shape for name, shape in shapes.items()}
     averaged = {
         f"optimizer_states.0.ema.{place}": shape for place, shape in enumerate(shapes.values())
@@ -239,15 +239,15 @@ def test_the_published_names_fill_a_network(stem: str, bands: int, parameters: i
 
 def test_the_first_bands_of_v7() -> None:
     # 21.5 Hz a bin: 100 Hz hold bins 0 to 4, 200 Hz up to 9.
-    bins = BandSplitRnnConfig(("vocals",)).find_bands("vocals")
+    bins = BandSplitRNNConfig(("vocals",)).find_bands("vocals")
     assert bins[:4] == [5, 5, 4, 5]
     assert bins[-2:] == [93, 96]
 
 
 def test_the_attention_of_the_published_size() -> None:
-    config = BandSplitRnnConfig(("vocals",), bottleneck="attention")
+    config = BandSplitRNNConfig(("vocals",), bottleneck="attention")
     with torch.device("meta"):
-        wanted = targets(BandSplitRnn(config))
+        wanted = targets(BandSplitRNN(config))
     shapes = published(config.find_bands("vocals"), attention=True)
     keymap = build_keymap("bsrnn", "vocals", ("vocals",))
     assert apply_keymap(keymap, zeros(shapes), wanted).keys() == wanted.keys()
@@ -255,7 +255,7 @@ def test_the_attention_of_the_published_size() -> None:
 
 def test_every_stem_has_its_own_bands() -> None:
     with torch.device("meta"):
-        model = BandSplitRnn(BandSplitRnnConfig(("drums", "bass")))
+        model = BandSplitRNN(BandSplitRNNConfig(("drums", "bass")))
     assert [len(net.bins) for net in model.core.nets.values()] == [55, 30]
 
 
@@ -268,12 +268,6 @@ def test_gradients_reach_the_other_modules_too(variant: str, tmp_path: Path) -> 
     model(mixture).square().sum().backward()
     assert [name for name, value in model.named_parameters() if value.grad is None] == []
     assert [name for name, value in model.named_parameters() if not value.grad.any()] == []
-
-
-def test_silent_windows_have_finite_gradients() -> None:
-    model = BandSplitRnn(BandSplitRnnConfig.tiny(("vocals",)))
-    model(torch.zeros(1, 2, 9000)).sum().backward()
-    assert all(torch.isfinite(value.grad).all() for value in model.parameters())
 
 
 # Files that are not what they should be
