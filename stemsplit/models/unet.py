@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
 from stemsplit.dsp.stft import istft, stft
-from stemsplit.models.base import ChunkPlan, Encoded, ModelConfig, PerStem, Refine, SpectralModel
+from stemsplit.models.base import (
+    ChunkPlan,
+    Encoded,
+    ModelConfig,
+    PerStem,
+    Refine,
+    SpectralModel,
+    Spectrum,
+)
 from stemsplit.models.blocks.frame import FrameSizes, UNetFrame
 from stemsplit.models.blocks.intermediate import (
     TDF,
@@ -126,20 +134,6 @@ class SpectrogramUNetConfig(ModelConfig):
         )
 
 
-class Cut(NamedTuple):
-    """What a U-Net carries from `encode` to `decode`.
-
-    Attributes:
-        mixture: Complex, of one chunk per song or of all pieces of all songs. Shape (B, C, F, N).
-        samples: T.
-        is_chunk: Whether it is one chunk, with its own length.
-    """
-
-    mixture: Tensor
-    samples: int
-    is_chunk: bool
-
-
 class SpectrogramUNet(SpectralModel):
     """A network that takes a fixed number of frames: chunks as they are, a whole song in pieces."""
 
@@ -179,9 +173,7 @@ class SpectrogramUNet(SpectralModel):
     def encode(self, mixture: Tensor) -> Encoded:
         """Transform one chunk as it is, anything else in the authors' pieces."""
         samples = mixture.shape[-1]
-        # The last chunk of a song may lack less than a hop.
-        is_chunk = 0 <= self.chunk.samples - samples < self.hop_length
-        if is_chunk:
+        if self._is_chunk(samples):
             spectrum = stft(mixture, self.n_fft, self.chunk_hop, pad_mode=self.pad_mode)
             frames = self.chunk.samples // self.chunk_hop + 1
             spectrum = functional.pad(spectrum, (0, frames - spectrum.shape[-1]))
@@ -189,16 +181,20 @@ class SpectrogramUNet(SpectralModel):
             pieces = self.pieces.cut(mixture)
             spectrum = stft(pieces, self.n_fft, self.hop_length, pad_mode=self.pad_mode)
             spectrum = spectrum[..., self.outer_frames :][..., : self.config.segment_frames]
-        return Encoded(self.core_inputs(spectrum), Cut(spectrum, samples, is_chunk))
+        return Encoded(self.core_inputs(spectrum), Spectrum(spectrum, samples))
+
+    def _is_chunk(self, samples: int) -> bool:
+        # The last chunk of a song may lack less than a hop.
+        return 0 <= self.chunk.samples - samples < self.hop_length
 
     def decode(
-        self, outputs: tuple[Tensor, ...], carry: Cut, refine: Refine | None = None
+        self, outputs: tuple[Tensor, ...], carry: Spectrum, refine: Refine | None = None
     ) -> Tensor:
         """Estimate, transform back and join the pieces. See `StemModel.decode`."""
         estimates = self.estimate(outputs, carry.mixture)
         if refine is not None:
             estimates = refine(estimates, carry.mixture)
-        if carry.is_chunk:
+        if self._is_chunk(carry.samples):
             return istft(estimates, self.chunk_hop, carry.samples)
         estimates = functional.pad(estimates, (self.outer_frames, self.outer_frames))
         pieces = istft(estimates, self.hop_length, self.pieces.window)
@@ -298,11 +294,12 @@ class IntermediateBlockUNet(SpectrogramUNet):
     def __init__(self, config: IntermediateBlockUNetConfig) -> None:
         hop = config.hop_length
         if config.block in FRAMEWISE:
-            # A frame is all that such a network knows: only those cut by the border are wrong, and
-            # twice as many of them average the errors of each (0.08 dB on stempeg's excerpt).
-            super().__init__(config, math.ceil(config.n_fft / 2 / hop), 2, density=2)
+            # A frame is all that such a network knows: only those across the border are wrong, and
+            # they reach n_fft into the chunk. Twice as many frames average the errors of each
+            # (0.08 dB on stempeg's excerpt).
+            super().__init__(config, math.ceil(config.n_fft / hop), 2, density=2)
         else:
-            edge = math.ceil(max(config.trim_samples, config.n_fft // 2) / hop)
+            edge = math.ceil(max(config.trim_samples, config.n_fft) / hop)
             super().__init__(config, edge, min(RAMP_FRAMES, config.segment_frames // 8))
         if config.framing == "neighbours":
             self.outer_frames = config.n_fft // 2 // hop

@@ -35,10 +35,14 @@ class Pieces:
         """Samples of a piece that are heard."""
         return self.window - 2 * self.trim
 
+    def count(self, samples: int) -> int:
+        """Return how many pieces, K, a song of so many samples has."""
+        return samples // self.kept + 1 if self.extra else -(-samples // self.kept)
+
     def cut(self, song: Tensor) -> Tensor:
         """Cut songs into pieces. Shape: (B, C, T) -> (B * K, C, window)."""
         samples = song.shape[-1]
-        count = samples // self.kept + 1 if self.extra else -(-samples // self.kept)
+        count = self.count(samples)
         behind = count * self.kept - samples
         if self.isolated:
             pieces = functional.pad(song, (0, behind)).unflatten(-1, (count, self.kept))
@@ -46,11 +50,12 @@ class Pieces:
         else:
             wide = functional.pad(song, (self.trim, behind + self.trim))
             pieces = wide.unfold(-1, self.window, self.kept)
-        return pieces.transpose(1, 2).flatten(0, 1)
+        flat: Tensor = pieces.transpose(1, 2).flatten(0, 1)
+        return flat
 
     def join(self, pieces: Tensor, samples: int) -> Tensor:
         """Join pieces to songs of `samples`. Shape: (B * K, S, C, window) -> (B, S, C, samples)."""
         heard = pieces[..., self.trim : self.trim + self.kept]
-        count = samples // self.kept + 1 if self.extra else -(-samples // self.kept)
-        songs = heard.unflatten(0, (-1, count)).permute(0, 2, 3, 1, 4)
-        return songs.flatten(-2)[..., :samples]
+        songs = heard.unflatten(0, (-1, self.count(samples))).permute(0, 2, 3, 1, 4)
+        joined: Tensor = songs.flatten(-2)[..., :samples]
+        return joined

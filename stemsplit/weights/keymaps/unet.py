@@ -153,7 +153,8 @@ def _order_planes(axis: int) -> Transform:
         planes = array.shape[axis]
         if planes % 2:
             raise ValueError(f"{planes} planes are no real and imaginary parts")
-        return np.take(array, np.arange(planes).reshape(-1, 2).T.reshape(-1), axis)
+        ordered: Array = np.take(array, np.arange(planes).reshape(-1, 2).T.reshape(-1), axis)
+        return ordered
 
     return transform
 
