@@ -1,0 +1,176 @@
+"""D3Net's blocks: convolutions whose dilation grows with the depth of the features they read.
+
+Takahashi, Mitsufuji: Densely connected multidilated convolutional networks for dense prediction
+tasks. CVPR 2021. The skip connections of a dense block are sums, as in the authors' code: a layer
+makes its contributions to all later layers in one convolution.
+
+Letters: B batch, H frames, W bins; g growth, the channels of a layer's group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class BranchSizes:
+    """What decides the shape of a `MultiScale` and of the convolution before it.
+
+    Attributes:
+        first: Channels of that convolution.
+        growth: g of every block: going down, at the bottom, coming up. An odd number of them.
+        layers: Of each part of every block, in the same order.
+        blocks: Parts of every block.
+    """
+
+    first: int
+    growth: tuple[int, ...]
+    layers: tuple[int, ...]
+    blocks: int
+
+    def __post_init__(self) -> None:
+        # A registry's lists are as good as tuples.
+        object.__setattr__(self, "growth", tuple(self.growth))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if len(self.growth) != len(self.layers) or len(self.growth) % 2 == 0:
+            raise ValueError(
+                f"{len(self.growth)} growths for {len(self.layers)} numbers of layers: "
+                "as many of both are needed, and an odd number"
+            )
+
+    @property
+    def depth(self) -> int:
+        """How often both axes are halved."""
+        return len(self.growth) // 2
+
+
+class Unit(nn.Module):
+    """Norm, ReLU and a 3x3 convolution that keeps the size.
+
+    Shape: (B, C_in, H, W) -> (B, C_out, H, W).
+    """
+
+    def __init__(self, wide_in: int, wide_out: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(wide_in)
+        self.conv = nn.Conv2d(wide_in, wide_out, 3, padding=dilation, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C_in, H, W) -> (B, C_out, H, W)."""
+        result: Tensor = self.conv(functional.relu(self.norm(x), inplace=True))
+        return result
+
+
+class Dense(nn.Module):
+    """D2, the multidilated dense block (section 3.2): every layer adds to all that come after it.
+
+    Shape: (B, C, H, W) -> (B, g, H, W).
+    """
+
+    def __init__(self, wide_in: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.initial = Unit(wide_in, growth * layers)
+        self.layers = nn.ModuleList(
+            Unit(growth, growth * (layers - place), dilation=2**place) for place in range(1, layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> (B, g, H, W)."""
+        return _add_up(self.initial(x), self.layers)
+
+
+class Nested(nn.Module):
+    """D3, dense blocks joined as the layers of one are (section 3.3).
+
+    Shape: (B, C, H, W) -> (B, g, H, W).
+    """
+
+    def __init__(self, wide_in: int, growth: int, layers: int, blocks: int) -> None:
+        super().__init__()
+        self.initial = Dense(wide_in, growth * blocks, layers)
+        self.layers = nn.ModuleList(
+            Dense(growth, growth * (blocks - place), layers) for place in range(1, blocks)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> (B, g, H, W)."""
+        return _add_up(self.initial(x), self.layers)
+
+
+def _add_up(groups: Tensor, layers: nn.ModuleList) -> Tensor:
+    """Let each group's layer add to the groups behind it, and return the last group.
+
+    Args:
+        groups: Side by side, one more than layers, g channels each.
+        layers: The first reads the first group and gives all the others, and so on.
+    """
+    growth = groups.shape[1] // (len(layers) + 1)
+    for layer in layers:
+        # What the layer gave is nobody else's: add what was there before to it.
+        groups = layer(groups[:, :growth]).add_(groups[:, growth:])
+    return groups
+
+
+class Rise(nn.Module):
+    """Norm and a transposed convolution that doubles both axes.
+
+    Shape: (B, C, H, W) -> (B, C, 2H, 2W).
+    """
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(wide)
+        self.conv = nn.ConvTranspose2d(wide, wide, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> (B, C, 2H, 2W)."""
+        result: Tensor = self.conv(self.norm(x))
+        return result
+
+
+class MultiScale(nn.Module):
+    """MD3, a U-Net of nested blocks (section 4.2), and the convolution that leads into it.
+
+    Shape: (B, C, H, W) -> (B, growth[-1], H, W); H and W divide by 2 ** depth.
+    """
+
+    def __init__(self, channels: int, sizes: BranchSizes) -> None:
+        super().__init__()
+        depth, blocks = sizes.depth, sizes.blocks
+        growth: Sequence[int] = sizes.growth
+        self.first = nn.Conv2d(channels, sizes.first, 3, padding=1)
+        self.down = nn.ModuleList(
+            Nested(wide, growth[level], sizes.layers[level], blocks)
+            for level, wide in enumerate((sizes.first, *growth[: depth - 1])[:depth])
+        )
+        self.bottom = Nested(
+            growth[depth - 1] if depth else sizes.first, growth[depth], sizes.layers[depth], blocks
+        )
+        self.rise = nn.ModuleList(Rise(wide) for wide in growth[depth:-1])
+        self.up = nn.ModuleList(
+            Nested(
+                growth[place - 1] + growth[2 * depth - place],
+                growth[place],
+                sizes.layers[place],
+                blocks,
+            )
+            for place in range(depth + 1, 2 * depth + 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> (B, growth[-1], H, W)."""
+        skips = []
+        x = self.first(x)
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+            x = functional.avg_pool2d(x, 2)
+        x = self.bottom(x)
+        for rise, block in zip(self.rise, self.up, strict=True):
+            x = block(torch.cat((rise(x), skips.pop()), dim=1))
+        return x
