@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
+_LOOK_EVERY_S = 0.25
+_SETTLING_S = 2.0
 
 
 def let_idle_threads_sleep() -> None:
@@ -29,8 +34,8 @@ def keep_freed_memory() -> bool:
     glibc gets every large array from the kernel and gives it back when it is freed; the kernel
     zeroes the pages of the next one. A separator frees and allocates the same arrays for every
     chunk: with this, the work around a Spleeter network takes about a third of the time. All
-    threads share one heap, since only the first can keep large arrays. The process keeps its peak
-    until it ends.
+    threads share one heap, since only the first can keep large arrays. What no array fills again,
+    holes that are too small, goes back to the kernel from time to time: over hours they add up.
 
     Returns:
         Whether there was a glibc to tell.
@@ -40,8 +45,37 @@ def keep_freed_memory() -> bool:
     import ctypes
 
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        glibc = ctypes.CDLL("libc.so.6")
+        mallopt, trim = glibc.mallopt, glibc.malloc_trim
     except (OSError, AttributeError):
         return False  # another C library
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST, _M_ARENA_MAX: 1}
-    return all(mallopt(setting, value) for setting, value in settings.items())
+    if not all(mallopt(setting, value) for setting, value in settings.items()):
+        return False
+
+    threading.Thread(target=_give_back_holes, args=(trim,), name="trim", daemon=True).start()
+    return True
+
+
+def _give_back_holes(trim: Callable[[int], object]) -> None:
+    """Give the kernel what is free whenever the process has grown beyond its need.
+
+    What it needs is what it grows to in the first seconds after the holes went back.
+    """
+    need = 0
+    settled_s = time.monotonic() + _SETTLING_S
+    while True:
+        time.sleep(_LOOK_EVERY_S)
+        pages = _count_pages()
+        if time.monotonic() < settled_s:
+            need = max(need, pages)
+        elif pages > need:
+            trim(0)
+            need = 0
+            settled_s = time.monotonic() + _SETTLING_S
+
+
+def _count_pages() -> int:
+    """Return how many pages of memory this process has."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1])

@@ -268,7 +268,9 @@ class SpectralModel(StemModel):
         estimates = self.estimate(outputs, carry.mixture)
         if refine is not None:
             estimates = refine(estimates, carry.mixture)
-        return istft(estimates, self.hop_length, carry.samples)
+        # Stem by stem: the frames of all are the largest array that a chunk needs.
+        stems = [istft(stem, self.hop_length, carry.samples) for stem in estimates.unbind(1)]
+        return torch.stack(stems, dim=1)
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

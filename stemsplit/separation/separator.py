@@ -8,6 +8,7 @@ Nothing here holds a song: what is kept is a chunk or two, whatever the length.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -87,6 +88,7 @@ class Separator:
         self.model = self.model.to(self.device).eval()
         self._kept = [self.model.stems.index(stem) for stem in self._stem_plan.of_model]
         self._core = TorchCore(self.model.core, self.device, self.precision)
+        self._decoding = threading.Lock()
 
     def stream(self, source: str | os.PathLike[str]) -> Iterator[Event]:
         """Separate a file, handing over stems as they are ready.
@@ -271,7 +273,9 @@ class Separator:
         """
         encoded = self.model.encode(chunk.unsqueeze(0).to(self.device))
         outputs = self._core(encoded.inputs)
-        stems = self.model.decode(outputs, encoded.carry, self._refine)[0]
+        # One chunk at a time: spectrograms of all stems are the largest of all arrays.
+        with self._decoding:
+            stems = self.model.decode(outputs, encoded.carry, self._refine)[0]
         if len(self._kept) != stems.shape[0]:
             stems = stems[self._kept]
         if not bool(torch.isfinite(stems.sum())):
