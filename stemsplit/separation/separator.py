@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stemsplit.audio import decode_blocks, probe
 from stemsplit.backends.torch_core import TorchCore, find_device, find_precision
@@ -271,11 +272,16 @@ class Separator:
         Raises:
             StemsplitError: The network's output is not finite.
         """
+        samples = chunk.shape[-1]
+        if self.model.chunk.fixed and self._framing.chunk_samples is not None:
+            # Silence behind a song that is shorter than the network looks at.
+            short = max(0, self._framing.chunk_samples - samples)
+            chunk = functional.pad(chunk, (0, short))
         encoded = self.model.encode(chunk.unsqueeze(0).to(self.device))
         outputs = self._core(encoded.inputs)
         # One chunk at a time: spectrograms of all stems are the largest of all arrays.
         with self._decoding:
-            stems = self.model.decode(outputs, encoded.carry, self._refine)[0]
+            stems = self.model.decode(outputs, encoded.carry, self._refine)[0, ..., :samples]
         if len(self._kept) != stems.shape[0]:
             stems = stems[self._kept]
         if not bool(torch.isfinite(stems.sum())):

@@ -16,6 +16,7 @@ from stemsplit.errors import (
     UnknownNameError,
     UsageError,
 )
+from stemsplit.models.base import ChunkPlan, Encoded
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
 from stemsplit.separation.events import Finished, Progress, Started, StemBlock
@@ -89,6 +90,20 @@ def test_a_chunked_recurrent_network_agrees_with_the_whole_song() -> None:
     chunked = Separator(model, segment_s=4.5, overlap=0.5).separate(mixture)
     for stem, expected in whole.items():
         assert (chunked[stem] - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("samples", [1, 9000, 16_384, 40_000])
+def test_a_network_of_one_length_gets_that_length(samples: int) -> None:
+    class Fixed(LinearModel):
+        def encode(self, mixture: Tensor) -> Encoded:
+            assert mixture.shape[-1] == self.chunk.samples
+            return super().encode(mixture)
+
+    model = Fixed()
+    model.chunk = ChunkPlan(16_384, 0.25, edge_samples=1024, multiple_of=1024, fixed=True)
+    mixture = music(samples)
+    stems = Separator(model).separate(mixture)
+    torch.testing.assert_close(stems["vocals"], 0.3 * mixture, rtol=0, atol=1e-6)
 
 
 def test_shifts_are_seeded() -> None:
