@@ -14,6 +14,7 @@ ARCHITECTURES: dict[str, str] = {
     "bsrnn": "stemsplit.models.band_split_rnn:BandSplitRNN",
     "d3net": "stemsplit.models.d3net:D3Net",
     "intermediate-block-unet": "stemsplit.models.unet:IntermediateBlockUNet",
+    "lasaft": "stemsplit.models.lasaft:ConditionedUNet",
     "open-unmix": "stemsplit.models.open_unmix:OpenUnmix",
     "spleeter": "stemsplit.models.spleeter:Spleeter",
     "x-umx": "stemsplit.models.x_umx:XUmx",

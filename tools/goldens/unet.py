@@ -101,23 +101,18 @@ class AttributeDict(dict):  # type: ignore[type-arg]  # pickled by name: what Li
 AttributeDict.__module__ = "pytorch_lightning.utilities.parsing"
 
 
-def prepare(checkout: Path) -> None:
-    """Make the original importable, both its present and its older code."""
-    stand_in("pytorch_lightning", LightningModule=LightningModule, EvalResult=None)
-    stand_in("pytorch_lightning.loggers", WandbLogger=None)
-    stand_in("pytorch_lightning.utilities")
-    stand_in("pytorch_lightning.utilities.parsing", AttributeDict=AttributeDict)
+def record_sound() -> None:
+    """Leave out sixteen bits on disk and back, so that what was computed is compared."""
     tape: dict[str, Any] = {}
     stand_in(
         "soundfile",
-        # Sixteen bits on disk and back: left out, so that what was computed is compared.
         write=lambda name, audio, rate: tape.update({name: audio}),
         read=lambda name: (tape[name], 44100),
     )
-    for name in ("wandb", "pydub", "musdb", "museval", "IPython", "IPython.display", "matplotlib"):
-        stand_in(name)
-    stand_in("matplotlib.pyplot")
-    stand_in("tqdm", tqdm=iter, tqdm_notebook=iter)
+
+
+def use_old_transforms() -> None:
+    """Let torch's transforms give and take pairs of real numbers, as they did."""
     transform, inverse = torch.stft, torch.istft
 
     def stft(*args: Any, **options: Any) -> torch.Tensor:
@@ -127,6 +122,20 @@ def prepare(checkout: Path) -> None:
         return inverse(torch.view_as_complex(spectrum.contiguous()), *args, **options)
 
     torch.stft, torch.istft = stft, istft
+
+
+def prepare(checkout: Path) -> None:
+    """Make the original importable, both its present and its older code."""
+    stand_in("pytorch_lightning", LightningModule=LightningModule, EvalResult=None)
+    stand_in("pytorch_lightning.loggers", WandbLogger=None)
+    stand_in("pytorch_lightning.utilities")
+    stand_in("pytorch_lightning.utilities.parsing", AttributeDict=AttributeDict)
+    for name in ("wandb", "pydub", "musdb", "museval", "IPython", "IPython.display", "matplotlib"):
+        stand_in(name)
+    stand_in("matplotlib.pyplot")
+    stand_in("tqdm", tqdm=iter, tqdm_notebook=iter)
+    record_sound()
+    use_old_transforms()
     sys.path[:0] = [str(checkout), str(checkout / ".deprecated")]
     fourier = importlib.import_module("source_separation.utils.fourier")
     fourier.get_trim_length.__defaults__ = (TRIM,)

@@ -82,8 +82,18 @@ class UNetFrame(nn.Module):
             build_block(2 * width, bins[level]) for level in reversed(range(levels))
         )
 
-    def forward(self, x: Tensor, conditions: Sequence[object] | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Go down and up, one item of a batch after the other where nothing links them.
+
+        Shape: (B, planes, N, F) -> (B', planes, N, F).
+        """
+        # A whole song's pieces are a batch: side by side they would take memory that grows with it.
+        if self.training or x.shape[0] == 1:
+            return self.run(x)
+        return torch.cat([self.run(one) for one in x.split(1)])
+
+    def run(self, x: Tensor, conditions: Sequence[object] | None = None) -> Tensor:
+        """Go down and up, all items at once.
 
         Args:
             x: Shape (B, planes, N, F).
@@ -92,12 +102,6 @@ class UNetFrame(nn.Module):
         Returns:
             Shape (B', planes, N, F).
         """
-        # A whole song's pieces are a batch: side by side they would take memory that grows with it.
-        if self.training or x.shape[0] == 1:
-            return self._run(x, conditions)
-        return torch.cat([self._run(one, conditions) for one in x.split(1)])
-
-    def _run(self, x: Tensor, conditions: Sequence[object] | None) -> Tensor:
         levels = len(self.encoders)
         extras = [()] * (2 * levels + 1) if conditions is None else [(one,) for one in conditions]
         x = self.first_activation(self.first_norm(self.first(x)))

@@ -8,8 +8,10 @@ stemsplit's own framing (`ChunkPlan`) has no use for this: it gives the network 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -59,3 +61,58 @@ class Pieces:
         songs = heard.unflatten(0, (-1, self.count(samples))).permute(0, 2, 3, 1, 4)
         joined: Tensor = songs.flatten(-2)[..., :samples]
         return joined
+
+
+@dataclass(frozen=True)
+class OverlappedPieces(Pieces):
+    """Pieces that begin before the last one's kept samples end: there, each counts by half.
+
+    Choi's code for LaSAFT gives a piece its neighbouring audio where there is `trim` of it, and
+    zeros where there is less; a piece whose right side is less, although it ends within the song,
+    counts in full.
+
+    Attributes:
+        step: Samples from one piece's beginning to the next one's; half of `kept` or more.
+    """
+
+    step: int = field(kw_only=True)
+
+    def count(self, samples: int) -> int:
+        """Return how many pieces, K, a song of so many samples has."""
+        return max(1, -(-(samples - self.kept) // self.step) + 1)
+
+    def cut(self, song: Tensor) -> Tensor:
+        """Cut songs into pieces. Shape: (B, C, T) -> (B * K, C, window)."""
+        pieces = []
+        for start, before, behind, _ in self._places(song.shape[-1]):
+            heard = song[..., start - before : start + self.kept + behind]
+            left = self.trim - before
+            pieces.append(functional.pad(heard, (left, self.window - left - heard.shape[-1])))
+        return torch.stack(pieces, dim=1).flatten(0, 1)
+
+    def join(self, pieces: Tensor, samples: int) -> Tensor:
+        """Add pieces up to songs. Shape: (B * K, S, C, window) -> (B, S, C, samples)."""
+        kept = pieces[..., self.trim : self.trim + self.kept]
+        kept = kept.unflatten(0, (-1, self.count(samples)))
+        songs: Tensor = kept.new_zeros(kept.shape[0], *kept.shape[2:-1], samples)
+        for index, (start, _, _, (first, last)) in enumerate(self._places(samples)):
+            gains = kept.new_ones(self.kept)
+            gains[: self.kept - self.step] *= first
+            gains[self.step :] *= last
+            place = songs[..., start : start + self.kept]
+            place += (kept[:, index] * gains)[..., : place.shape[-1]]
+        return songs
+
+    def _places(self, samples: int) -> Iterator[tuple[int, int, int, tuple[float, float]]]:
+        """Yield where each piece's kept samples begin, its audio around them, its ends' gains."""
+        for index in range(self.count(samples)):
+            start = index * self.step
+            end = start + self.kept
+            before = self.trim if start >= self.trim else 0
+            first = 0.5 if start > 0 else 1.0
+            if end > samples:
+                yield start, before, 0, (first, 1.0)
+            elif end + self.trim < samples:
+                yield start, before, self.trim, (first, 0.5)
+            else:
+                yield start, before, 0, (1.0, 1.0)

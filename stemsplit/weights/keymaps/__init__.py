@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from stemsplit.errors import RegistryError, UnknownNameError
-from stemsplit.weights.keymaps import bsrnn, open_unmix, spleeter, unet, x_umx
+from stemsplit.weights.keymaps import bsrnn, lasaft, open_unmix, spleeter, unet, x_umx
 from stemsplit.weights.keymaps.keymap import (
     Keymap,
     Renamed,
@@ -55,6 +55,7 @@ _PER_MODEL: Mapping[str, PerModel] = MappingProxyType(
     {
         "spleeter-tf": spleeter.build_tensorflow_keymap,
         "x-umx": x_umx.build_keymap,
+        "lasaft": lasaft.build_keymap,
     }
 )
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from stemsplit.weights.keymaps.keymap import Array, Keymap, Row, Transform
 
-_CONV = r"(weight|bias)"
-_NORM = r"(weight|bias|running_mean|running_var)"
-_BLOCKS = (
+CONV = r"(weight|bias)"
+NORM = r"(weight|bias|running_mean|running_var)"
+BLOCKS = (
     (r"encoders\.(\d+)", r"encoders.\1"),
     (r"mid_block()", r"middle"),
     (r"decoders\.(\d+)", r"decoders.\1"),
@@ -45,8 +45,8 @@ def build_keymap(stem: str) -> Keymap:
         rows=(
             *map_unet(prefix, net),
             *map_blocks(prefix, net),
-            Row(rf"{prefix}first_conv\.0\.{_CONV}", rf"{net}.first.\1"),
-            Row(rf"{prefix}last_conv\.0\.{_CONV}", rf"{net}.last.\1"),
+            Row(rf"{prefix}first_conv\.0\.{CONV}", rf"{net}.first.\1"),
+            Row(rf"{prefix}last_conv\.0\.{CONV}", rf"{net}.last.\1"),
         ),
         drop=LIGHTNING_DROPS,
         inert=LIGHTNING_INERT,
@@ -94,11 +94,11 @@ def map_unet(prefix: str, net: str) -> Iterator[Row]:
         prefix: What the file puts before every name, as an expression without groups.
         net: Where the network stands here.
     """
-    yield Row(rf"{prefix}first_conv\.1\.{_NORM}", rf"{net}.first_norm.\1")
+    yield Row(rf"{prefix}first_conv\.1\.{NORM}", rf"{net}.first_norm.\1")
     for published, here in (("down", "down"), ("up", "up")):
         name = rf"{prefix}{published}samplings?\.(\d+)"
-        yield Row(rf"{name}\.(?:0|conv)\.{_CONV}", rf"{net}.{here}.\1.conv.\2", _add_frames)
-        yield Row(rf"{name}\.(?:1|bn)\.{_NORM}", rf"{net}.{here}.\1.norm.\2")
+        yield Row(rf"{name}\.(?:0|conv)\.{CONV}", rf"{net}.{here}.\1.conv.\2", _add_frames)
+        yield Row(rf"{name}\.(?:1|bn)\.{NORM}", rf"{net}.{here}.\1.norm.\2")
 
 
 def map_blocks(prefix: str, net: str) -> Iterator[Row]:
@@ -108,13 +108,13 @@ def map_blocks(prefix: str, net: str) -> Iterator[Row]:
         prefix: What the file puts before every name, as an expression without groups.
         net: Where the network stands here.
     """
-    for published, here in _BLOCKS:
+    for published, here in BLOCKS:
         name, target = prefix + published, f"{net}.{here}"
         yield from map_dense(rf"{name}\.H", f"{target}.layers")
         yield from map_dense(rf"{name}\.(?:tfc|tic)\.H", f"{target}.dense.layers")
         yield from map_tdf(rf"{name}\.(?:0\.|tif\.|tif_f1_to_f2\.)?tif", f"{target}.tdf.layers")
-        yield Row(rf"{name}\.1\.{_CONV}", rf"{target}.narrow.\2")
-        yield Row(rf"{name}\.bn\.{_NORM}", rf"{target}.norm.\2")
+        yield Row(rf"{name}\.1\.{CONV}", rf"{target}.narrow.\2")
+        yield Row(rf"{name}\.bn\.{NORM}", rf"{target}.norm.\2")
         yield Row(rf"{name}\.rnn\.(.*)", rf"{target}.rnn.\2")
 
 
@@ -125,8 +125,8 @@ def map_dense(name: str, target: str) -> Iterator[Row]:
         name: The list of layers, as an expression.
         target: The same here.
     """
-    yield Row(rf"{name}\.(\d+)\.0\.{_CONV}", rf"{target}.\2.conv.\3", _add_frames)
-    yield Row(rf"{name}\.(\d+)\.1\.{_NORM}", rf"{target}.\2.norm.\3")
+    yield Row(rf"{name}\.(\d+)\.0\.{CONV}", rf"{target}.\2.conv.\3", _add_frames)
+    yield Row(rf"{name}\.(\d+)\.1\.{NORM}", rf"{target}.\2.norm.\3")
 
 
 def map_tdf(name: str, target: str) -> Iterator[Row]:
@@ -137,8 +137,8 @@ def map_tdf(name: str, target: str) -> Iterator[Row]:
         target: The same here.
     """
     for layer in (0, 1):
-        yield Row(rf"{name}\.{3 * layer}\.{_CONV}", rf"{target}.{layer}.linear.\2")
-        yield Row(rf"{name}\.{3 * layer + 1}\.{_NORM}", rf"{target}.{layer}.norm.\2")
+        yield Row(rf"{name}\.{3 * layer}\.{CONV}", rf"{target}.{layer}.linear.\2")
+        yield Row(rf"{name}\.{3 * layer + 1}\.{NORM}", rf"{target}.{layer}.norm.\2")
 
 
 def _add_frames(array: Array) -> Array:

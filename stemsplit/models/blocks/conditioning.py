@@ -1,0 +1,166 @@
+"""Telling one network which stem is wanted: modulations of its channels, and attention to latents.
+
+FiLM: Perez, Strub, de Vries, Dumoulin, Courville: FiLM: visual reasoning with a general
+conditioning layer. AAAI 2018. GPoCM, LaSAFT: Choi, Kim, Chung, Jung: LaSAFT: latent source
+attentive frequency transformation for conditioned source separation. ICASSP 2021. LightSAFT: Jeong,
+Choi, Kim, Chung, Jung: LightSAFT: lightweight latent source aware frequency transform for source
+separation. 2021.
+
+Letters in shapes: B songs, S stems, C channels, N frames, F bins, L latent sources, E embedding.
+Tensors that hold every song for every stem have S fastest, B * S; before the first condition all
+stems share one, B.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer
+
+
+class Condition(NamedTuple):
+    """What a block is told.
+
+    Attributes:
+        songs: B.
+        query: The embedding of each stem. Shape (S, E).
+        gamma: What multiplies: (S, C) for FiLM, (S, C, C) for GPoCM; None for nothing.
+        beta: What is added. Shape (S, C).
+    """
+
+    songs: int
+    query: Tensor
+    gamma: Tensor | None
+    beta: Tensor | None
+
+
+def modulate(x: Tensor, condition: Condition) -> Tensor:
+    """Let the stems change the channels. Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
+    gamma, beta = condition.gamma, condition.beta
+    if gamma is None or beta is None:
+        return x
+    x = x.unflatten(0, (condition.songs, -1))
+    shift = beta[:, :, None, None]
+    if gamma.dim() == 2:
+        return (gamma[:, :, None, None] * x + shift).flatten(0, 1)
+    # y[o] = sum_i x[i] gamma[i, o] + beta[o]: a point-wise convolution, whose sigmoid is a gate.
+    points = x.flatten(3).transpose(2, 3) @ gamma
+    gate = points.transpose(2, 3).unflatten(3, x.shape[3:]) + shift
+    gated: Tensor = gate.sigmoid() * x
+    return gated.flatten(0, 1)
+
+
+class Attention(nn.Module):
+    """How much each stem takes of each latent source.
+
+    Shape: (S, E) -> (S, L), each row's sum is 1.
+    """
+
+    def __init__(self, embedding: int, width: int, latents: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(embedding, width)
+        self.keys = nn.Parameter(torch.randn(width, latents))
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Shape: (S, E) -> (S, L)."""
+        scores: Tensor = self.query(query) @ self.keys / math.sqrt(self.keys.shape[0])
+        return scores.softmax(dim=-1)
+
+
+class LaSAFT(nn.Module):
+    """A TDF to as many spectra as there are latent sources, which a stem's attention sums.
+
+    Shape: (B or B * S, C, N, F) -> (B * S, C, N, F).
+    """
+
+    def __init__(self, tdf: TDF, attention: Attention) -> None:
+        super().__init__()
+        self.tdf = tdf
+        self.attention = attention
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
+        attention = self.attention(condition.query)
+        # The latent source runs fastest.
+        values = self.tdf(x).unflatten(-1, (-1, attention.shape[1]))
+        values = values.unflatten(0, (condition.songs, -1))
+        mixed: Tensor = values @ attention[:, None, None, :, None]
+        return mixed.squeeze(-1).flatten(0, 1)
+
+
+class LightSAFT(nn.Module):
+    """The same with the sum in the bottleneck: one small spectrum for each latent source.
+
+    Shape: (B or B * S, C, N, F) -> (B * S, C, N, F).
+    """
+
+    def __init__(self, squeeze: LinearLayer, expand: LinearLayer, attention: Attention) -> None:
+        super().__init__()
+        self.squeeze = squeeze
+        self.expand = expand
+        self.attention = attention
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
+        attention = self.attention(condition.query)
+        # The latent source runs slowest.
+        values = self.squeeze(x).unflatten(-1, (attention.shape[1], -1))
+        values = values.unflatten(0, (condition.songs, -1))
+        mixed = attention[:, None, None, None, :] @ values
+        result: Tensor = self.expand(mixed.squeeze(-2).flatten(0, 1))
+        return result
+
+
+class ConditionedBlock(nn.Module):
+    """TFC, the stem's modulation, and what is added to that: nothing, a TDF, latent sources.
+
+    Shape: (B or B * S, C_in, N, F) -> (B or B * S, C_out, N, F).
+    """
+
+    def __init__(self, dense: DenseConv, transform: TDF | LaSAFT | LightSAFT | None) -> None:
+        super().__init__()
+        self.dense = dense
+        self.transform = transform
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        """Shape: (B or B * S, C_in, N, F) -> (B or B * S, C_out, N, F)."""
+        x = modulate(self.dense(x), condition)
+        if self.transform is None:
+            return x
+        if isinstance(self.transform, TDF):
+            result: Tensor = x + self.transform(x)
+            return result
+        added: Tensor = self.transform(x, condition)
+        if added.shape[0] != x.shape[0]:
+            x = x.repeat_interleave(added.shape[0] // x.shape[0], dim=0)
+        return x + added
+
+
+class Control(nn.Module):
+    """Linear layers that make the embedding of a stem ever wider.
+
+    Shape: (S, E) -> (S, E * 2 ** layers).
+    """
+
+    def __init__(self, embedding: int, layers: int) -> None:
+        super().__init__()
+        widths = [embedding << index for index in range(layers + 1)]
+        self.linear = nn.ModuleList(
+            nn.Linear(before, after) for before, after in pairwise(widths)
+        )
+        # The first layer has neither dropout nor norm.
+        self.norm = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[2:])
+        self.dropout = nn.Dropout(0.5)
+        self.width = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (S, E) -> (S, E * 2 ** layers)."""
+        x = torch.relu(self.linear[0](x))
+        for linear, norm in zip(self.linear[1:], self.norm, strict=True):
+            x = norm(self.dropout(torch.relu(linear(x))))
+        return x

@@ -1,0 +1,217 @@
+"""LaSAFT and its relatives: one U-Net for all stems, told which of them is wanted.
+
+Choi, Kim, Chung, Jung: LaSAFT: latent source attentive frequency transformation for conditioned
+source separation. ICASSP 2021. The U-Net is that of `stemsplit.models.unet` with TFC blocks; how a
+stem modulates them (FiLM or GPoCM), where, and what follows (nothing, a TDF, LaSAFT, LightSAFT) are
+values of one configuration.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from stemsplit.models.blocks.conditioning import (
+    Attention,
+    Condition,
+    ConditionedBlock,
+    Control,
+    LaSAFT,
+    LightSAFT,
+)
+from stemsplit.models.blocks.frame import UNetFrame
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, build_activation
+from stemsplit.models.blocks.pieces import OverlappedPieces
+from stemsplit.models.unet import RAMP_FRAMES, SpectrogramUNet, SpectrogramUNetConfig
+
+
+@dataclass(frozen=True)
+class ConditionedUNetConfig(SpectrogramUNetConfig):
+    """What differs between the family's networks; the defaults are the published large ones'.
+
+    Attributes:
+        bias: Whether the matrices over frequency have one; their norms always scale and shift.
+        modulation: How a stem changes the channels: "film" each by itself, "gpocm" by a gate that
+            reads all.
+        conditioned: Which blocks: "encoder", "decoder", or "full", the middle one too.
+        transform: What follows: "none", "tdf", "lasaft" or "lightsaft".
+        embedding: Numbers that stand for a stem.
+        control_layers: Linear layers between these and the modulation, each twice as wide.
+        gamma_activation: FiLM: behind what multiplies.
+        beta_activation: FiLM: behind what is added.
+        norm_modulation: GPoCM: whether gamma and beta go through a norm.
+        latents: Latent sources.
+        key_width: Numbers that a stem is compared with a latent source by.
+        overlap: In the original framing, the share of a piece that the next one begins in; at most
+            a half.
+    """
+
+    bias: bool = False
+    modulation: Literal["film", "gpocm"] = "gpocm"
+    conditioned: Literal["encoder", "decoder", "full"] = "decoder"
+    transform: Literal["none", "tdf", "lasaft", "lightsaft"] = "lasaft"
+    embedding: int = 64
+    control_layers: int = 3
+    gamma_activation: str = "identity"
+    beta_activation: str = "identity"
+    norm_modulation: bool = True
+    latents: int = 6
+    key_width: int = 32
+    overlap: float = 0.5
+
+    @property
+    def conditioned_blocks(self) -> range:
+        """Which blocks a stem modulates, counted down, middle, up."""
+        starts = {"encoder": 0, "decoder": self.levels + 1, "full": 0}
+        counts = {"encoder": self.levels, "decoder": self.levels, "full": self.blocks}
+        start = starts[self.conditioned]
+        return range(start, start + counts[self.conditioned])
+
+    @classmethod
+    def tiny(cls, stems: tuple[str, ...]) -> Self:
+        """Return a network of a few thousand parameters, which masks: silence stays silence."""
+        base = super().tiny(stems)
+        return replace(base, embedding=4, control_layers=2, latents=2, key_width=3)
+
+
+def build_block(config: ConditionedUNetConfig, wide_in: int, bins: int) -> ConditionedBlock:
+    """Return the block of one level.
+
+    Args:
+        config: The network's.
+        wide_in: Channels that come in.
+        bins: F at this level.
+
+    Raises:
+        ValueError: There is no such transform.
+    """
+    width, latents, activation = config.width, config.latents, config.activation
+    kernel = (config.kernel_frames, config.kernel_bins)
+    dense = DenseConv(wide_in, width, config.layers, kernel, activation)
+
+    def build_tdf(bins_out: int) -> TDF:
+        units = config.squeeze_bins(bins_out)
+        return TDF(width, bins, bins_out, units, activation, bias=config.bias, affine=True)
+
+    def build_linear(bins_in: int, bins_out: int) -> LinearLayer:
+        return LinearLayer(width, bins_in, bins_out, activation, bias=config.bias, affine=True)
+
+    if config.transform == "none":
+        return ConditionedBlock(dense, None)
+    if config.transform == "tdf":
+        return ConditionedBlock(dense, build_tdf(bins))
+    attention = Attention(config.embedding, config.key_width, latents)
+    if config.transform == "lasaft":
+        return ConditionedBlock(dense, LaSAFT(build_tdf(bins * latents), attention))
+    if config.transform == "lightsaft":
+        units = config.squeeze_bins(bins)
+        if units is None:
+            raise ValueError("LightSAFT needs a bottleneck: bottleneck_factor above 0")
+        squeeze, expand = build_linear(bins, units * latents), build_linear(units, bins)
+        return ConditionedBlock(dense, LightSAFT(squeeze, expand, attention))
+    raise ValueError(f"there is no transform {config.transform!r}")
+
+
+class Modulator(nn.Module):
+    """One of the modulation's two parts, for all blocks at once: a matrix, activation, norm.
+
+    Shape: (S, E') -> (S, blocks, *shape).
+    """
+
+    def __init__(
+        self, width: int, shape: tuple[int, ...], blocks: int, activation: str, *, norm: bool
+    ) -> None:
+        super().__init__()
+        count = blocks * math.prod(shape)
+        self.shape = (blocks, *shape)
+        self.linear = nn.Linear(width, count)
+        self.activation = build_activation(activation)
+        self.norm = nn.BatchNorm1d(count, affine=False) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (S, E') -> (S, blocks, *shape)."""
+        flat = self.norm(self.activation(self.linear(x)))
+        result: Tensor = flat.unflatten(1, self.shape)
+        return result
+
+
+class ConditionedUNetCore(nn.Module):
+    """The U-Net, and what tells it the stems.
+
+    Shape: (B, P, N, F) -> (B, S, P, N, F).
+    """
+
+    def __init__(self, config: ConditionedUNetConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.blocks = config.blocks
+        self.conditioned = config.conditioned_blocks
+        self.wanted = list(range(len(config.stems)))
+        self.embedding = nn.Embedding(len(config.stems), config.embedding)
+        self.control = Control(config.embedding, config.control_layers)
+        is_film = config.modulation == "film"
+        norm = config.norm_modulation and not is_film
+        activations = (config.gamma_activation, config.beta_activation)
+        gamma, beta = activations if is_film else ("identity", "identity")
+        size, count = self.control.width, len(self.conditioned)
+        shape = (width,) if is_film else (width, width)
+        self.gamma = Modulator(size, shape, count, gamma, norm=norm)
+        self.beta = Modulator(size, (width,), count, beta, norm=norm)
+        self.net = UNetFrame(config.frame_sizes, lambda wide, bins: build_block(config, wide, bins))
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Shape: (B, P, N, F) -> (B, S, P, N, F)."""
+        stems = torch.tensor(self.wanted, device=planes.device)
+        if self.training:
+            # Norms look at all stems of all songs: they go through together.
+            together: Tensor = self._run(planes, stems).unflatten(0, (planes.shape[0], -1))
+            return together
+        # Nothing links songs and stems in evaluation: one by one, they take a share of the memory.
+        songs = [
+            torch.cat([self._run(song, stem) for stem in stems.split(1)])
+            for song in planes.split(1)
+        ]
+        return torch.stack(songs)
+
+    def _run(self, planes: Tensor, stems: Tensor) -> Tensor:
+        """Shape: (B, P, N, F), (S,) -> (B * S, P, N, F)."""
+        query = self.embedding(stems)
+        controls = self.control(query)
+        gamma, beta = self.gamma(controls), self.beta(controls)
+        conditions = [Condition(planes.shape[0], query, None, None)] * self.blocks
+        for index, block in enumerate(self.conditioned):
+            parts = gamma[:, index], beta[:, index]
+            conditions[block] = Condition(planes.shape[0], query, *parts)
+        return self.net.run(planes, conditions)
+
+    def only(self, stems: Sequence[int]) -> ConditionedUNetCore:
+        """Return the same network told of some stems alone, in that order; weights are shared."""
+        part = copy.copy(self)
+        part.wanted = list(stems)
+        return part
+
+
+class ConditionedUNet(SpectrogramUNet):
+    """One conditioned U-Net: the stems' order is that of the conditions it was trained with."""
+
+    Config = ConditionedUNetConfig
+    config: ConditionedUNetConfig
+    core: ConditionedUNetCore
+
+    def __init__(self, config: ConditionedUNetConfig) -> None:
+        edge = math.ceil(max(config.trim_samples, config.n_fft) / config.hop_length)
+        super().__init__(config, edge, min(RAMP_FRAMES, config.segment_frames // 8))
+        step = int(self.pieces.kept * (1 - config.overlap))
+        window, trim = self.pieces.window, self.pieces.trim
+        self.pieces = OverlappedPieces(window, trim, isolated=False, step=step)
+        self.core = ConditionedUNetCore(config)
+
+    def _leave_out_unneeded(self) -> None:
+        self.core = self.core.only(self.stem_indices)
