@@ -9,7 +9,6 @@ Letters: B batch, H frames, W bins; g growth, the channels of a layer's group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,14 +73,14 @@ class Dense(nn.Module):
 
     def __init__(self, wide_in: int, growth: int, layers: int) -> None:
         super().__init__()
-        self.initial = Unit(wide_in, growth * layers)
         self.layers = nn.ModuleList(
-            Unit(growth, growth * (layers - place), dilation=2**place) for place in range(1, layers)
+            Unit(growth if place else wide_in, growth * (layers - place), dilation=2**place)
+            for place in range(layers)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, H, W) -> (B, g, H, W)."""
-        return _add_up(self.initial(x), self.layers)
+        return _add_up(x, self.layers)
 
 
 class Nested(nn.Module):
@@ -92,25 +91,27 @@ class Nested(nn.Module):
 
     def __init__(self, wide_in: int, growth: int, layers: int, blocks: int) -> None:
         super().__init__()
-        self.initial = Dense(wide_in, growth * blocks, layers)
         self.layers = nn.ModuleList(
-            Dense(growth, growth * (blocks - place), layers) for place in range(1, blocks)
+            Dense(growth if place else wide_in, growth * (blocks - place), layers)
+            for place in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, H, W) -> (B, g, H, W)."""
-        return _add_up(self.initial(x), self.layers)
+        return _add_up(x, self.layers)
 
 
-def _add_up(groups: Tensor, layers: nn.ModuleList) -> Tensor:
-    """Let each group's layer add to the groups behind it, and return the last group.
+def _add_up(x: Tensor, layers: nn.ModuleList) -> Tensor:
+    """Run layers, each of which adds to all groups behind its own; return the last group.
 
     Args:
-        groups: Side by side, one more than layers, g channels each.
-        layers: The first reads the first group and gives all the others, and so on.
+        x: What the first layer reads.
+        layers: The first gives as many groups of g channels as there are layers, the second reads
+            the first group and gives all but that one, and so on.
     """
-    growth = groups.shape[1] // (len(layers) + 1)
-    for layer in layers:
+    groups: Tensor = layers[0](x)
+    growth = groups.shape[1] // len(layers)
+    for layer in layers[1:]:
         # What the layer gave is nobody else's: add what was there before to it.
         groups = layer(groups[:, :growth]).add_(groups[:, growth:])
     return groups
@@ -142,24 +143,28 @@ class MultiScale(nn.Module):
     def __init__(self, channels: int, sizes: BranchSizes) -> None:
         super().__init__()
         depth, blocks = sizes.depth, sizes.blocks
-        growth: Sequence[int] = sizes.growth
+        growth, layers = sizes.growth, sizes.layers
         self.first = nn.Conv2d(channels, sizes.first, 3, padding=1)
         self.down = nn.ModuleList(
-            Nested(wide, growth[level], sizes.layers[level], blocks)
-            for level, wide in enumerate((sizes.first, *growth[: depth - 1])[:depth])
-        )
-        self.bottom = Nested(
-            growth[depth - 1] if depth else sizes.first, growth[depth], sizes.layers[depth], blocks
-        )
-        self.rise = nn.ModuleList(Rise(wide) for wide in growth[depth:-1])
-        self.up = nn.ModuleList(
             Nested(
-                growth[place - 1] + growth[2 * depth - place],
-                growth[place],
-                sizes.layers[place],
-                blocks,
+                growth[place - 1] if place else sizes.first, growth[place], layers[place], blocks
             )
-            for place in range(depth + 1, 2 * depth + 1)
+            for place in range(depth)
+        )
+        wide = growth[depth - 1] if depth else sizes.first
+        self.bottom = Nested(wide, growth[depth], layers[depth], blocks)
+        self.rise = nn.ModuleList(Rise(wide) for wide in growth[depth:-1])
+        # Numbered on from those that go down; each reads, too, what its mirror image gave.
+        self.up = nn.ModuleDict(
+            {
+                str(place): Nested(
+                    growth[place - 1] + growth[2 * depth - place],
+                    growth[place],
+                    layers[place],
+                    blocks,
+                )
+                for place in range(depth + 1, 2 * depth + 1)
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,6 +176,6 @@ class MultiScale(nn.Module):
             skips.append(x)
             x = functional.avg_pool2d(x, 2)
         x = self.bottom(x)
-        for rise, block in zip(self.rise, self.up, strict=True):
+        for rise, block in zip(self.rise, self.up.values(), strict=True):
             x = block(torch.cat((rise(x), skips.pop()), dim=1))
         return x

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from stemsplit.errors import RegistryError, UnknownNameError
-from stemsplit.weights.keymaps import bsrnn, lasaft, open_unmix, spleeter, unet, x_umx
+from stemsplit.weights.keymaps import bsrnn, d3net, lasaft, open_unmix, spleeter, unet, x_umx
 from stemsplit.weights.keymaps.keymap import (
     Keymap,
     Renamed,
@@ -45,6 +45,7 @@ _PER_STEM: Mapping[str, PerStem] = MappingProxyType(
         "spleeter-torch": spleeter.build_torch_keymap,
         "open-unmix": open_unmix.build_keymap,
         "open-unmix-nnabla": open_unmix.build_nnabla_keymap,
+        "d3net": d3net.build_keymap,
         "bsrnn": bsrnn.build_keymap,
         "bsrnn-averaged": bsrnn.build_averaged_keymap,
         "intermediate-block-unet": unet.build_keymap,
@@ -54,6 +55,7 @@ _PER_STEM: Mapping[str, PerStem] = MappingProxyType(
 _PER_MODEL: Mapping[str, PerModel] = MappingProxyType(
     {
         "spleeter-tf": spleeter.build_tensorflow_keymap,
+        "d3net-joint": d3net.build_joint_keymap,
         "x-umx": x_umx.build_keymap,
         "lasaft": lasaft.build_keymap,
     }
