@@ -53,8 +53,14 @@ def test_the_default_is_spleeter_with_two_stems() -> None:
 
 
 # The first download of these is recorded, and checked ever after.
-HASH_NOT_PUBLISHED = {"umx-nnabla", "umxhq-nnabla", "x-umx", "bsrnn", "lasaft-2019", "lasaft-2021"} | {
-    "d3net-2021-06"
+HASH_NOT_PUBLISHED = {
+    "umx-nnabla",
+    "umxhq-nnabla",
+    "x-umx",
+    "bsrnn",
+    "lasaft-2019",
+    "lasaft-2021",
+    "d3net-2021-06",
 }
 LICENCE_NOT_STATED = {"bsrnn"}
 
