@@ -122,7 +122,7 @@ class SpectrogramUNetConfig(ModelConfig):
         """Return a network of a few thousand parameters, which masks: silence stays silence."""
         return cls(
             stems,
-            n_fft=256,
+            n_fft=128,
             hop_length=64,
             segment_frames=64,
             estimate="masking",

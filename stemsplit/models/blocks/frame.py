@@ -112,10 +112,14 @@ class UNetFrame(nn.Module):
             x = down(x)
         x = self.middle(x, *extras[levels])
         for block, up, extra in zip(self.decoders, self.up, extras[levels + 1 :], strict=True):
-            x = up(x)
-            skip = skips.pop()
-            if skip.shape[0] != x.shape[0]:
-                skip = skip.repeat_interleave(x.shape[0] // skip.shape[0], dim=0)
-            x = block(torch.cat((x, skip), dim=1), *extra)
+            x = _join(up(x), skips.pop())
+            x = block(x, *extra)
         result: Tensor = self.last_activation(self.last(x))
         return result
+
+
+def _join(x: Tensor, skip: Tensor) -> Tensor:
+    """Put a mirrored level behind what comes up, for each of the items that were made of one."""
+    if skip.shape[0] != x.shape[0]:
+        skip = skip.repeat_interleave(x.shape[0] // skip.shape[0], dim=0)
+    return torch.cat((x, skip), dim=1)

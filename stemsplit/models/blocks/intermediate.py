@@ -18,10 +18,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+# In place where the gradient can do without the input: each follows a layer's own output.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
-    "leaky_relu": nn.LeakyReLU,
-    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
     "sigmoid": nn.Sigmoid,
     "softmax": lambda: nn.Softmax(dim=1),
     "tanh": nn.Tanh,
@@ -57,9 +58,10 @@ class ConvLayer(nn.Module):
         self.norm = nn.BatchNorm2d(wide_out)
         self.activation = build_activation(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
-        result: Tensor = self.activation(self.norm(self.conv(x)))
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
+        # Nothing holds the parts' copy while norm and activation make copies of their own.
+        result: Tensor = self.activation(self.norm(self.conv(torch.cat(parts, dim=1))))
         return result
 
 
@@ -92,7 +94,7 @@ class DenseConv(nn.Module):
         seen = [x]
         for layer in self.layers:
             # The newest first; the last output stands alone.
-            seen.insert(0, layer(torch.cat(seen, dim=1) if len(seen) > 1 else x))
+            seen.insert(0, layer(*seen))
         return seen[0]
 
 
