@@ -150,9 +150,7 @@ class Control(nn.Module):
     def __init__(self, embedding: int, layers: int) -> None:
         super().__init__()
         widths = [embedding << index for index in range(layers + 1)]
-        self.linear = nn.ModuleList(
-            nn.Linear(before, after) for before, after in pairwise(widths)
-        )
+        self.linear = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         # The first layer has neither dropout nor norm.
         self.norm = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[2:])
         self.dropout = nn.Dropout(0.5)
