@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -68,14 +72,14 @@ class TorchCore:
     def __init__(self, core: nn.Module, device: torch.device, precision: str) -> None:
         """Move the core to its device.
 
+        On a processor with convolutions it is a copy from then on: the caller's stays as it is.
+
         Args:
             core: All of a model's weights.
             device: Where to run.
             precision: "fp32", "bf16" or "fp16".
         """
         self._core = core.to(device).eval()
-        if device.type == "cpu":
-            self._core = split_phases(self._core)
         self._device = device
         self._dtype = PRECISIONS[precision]
         # Convolutions on a CPU are about a tenth faster when channels are the fastest axis.
@@ -83,6 +87,7 @@ class TorchCore:
             isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
         )
         if self._channels_last:
+            self._core = _copy_images(split_phases(self._core))
             # torch takes this argument, and its annotations do not know it.
             self._core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -94,23 +99,43 @@ class TorchCore:
 
         Returns:
             The core's outputs, float32, on the device.
-
-        Raises:
-            DeviceError: The device has not enough memory.
         """
         lowered = self._dtype is not torch.float32
         if self._channels_last:
             inputs = tuple(_to_channels_last(tensor) for tensor in inputs)
-        try:
-            with torch.autocast(self._device.type, dtype=self._dtype, enabled=lowered):
-                outputs = self._core(*inputs)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self._device} ran out of memory: {str(error).splitlines()[0]}",
-                help="use a smaller --segment, --precision bf16, or --device cpu.",
-            ) from error
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=lowered):
+            outputs = self._core(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return tuple(output.float() for output in outputs)
+
+
+@contextlib.contextmanager
+def explain_lack_of_memory(device: torch.device) -> Iterator[None]:
+    """Say what to do where torch only says that memory was not to be had.
+
+    Raises:
+        DeviceError: The device has not enough memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        words = str(error)
+        # On a processor torch raises a plain RuntimeError, told by its allocator's name.
+        is_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in words
+        if not is_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = words.splitlines()[0] if words else "no more could be had"
+        raise DeviceError(
+            f"{device} ran out of memory: {said}",
+            help="close other programs, leave out --framing original and --jobs, use a smaller "
+            "--segment where the model takes one, or another --device.",
+        ) from error
+
+
+def _copy_images(core: nn.Module) -> nn.Module:
+    """Copy a network, and of its tensors those that a memory format is about; share the others."""
+    tensors = [*core.parameters(), *core.buffers()]
+    return copy.deepcopy(core, {id(one): one for one in tensors if one.dim() != 4})
 
 
 def _to_channels_last(tensor: Tensor) -> Tensor:

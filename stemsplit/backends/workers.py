@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -26,6 +27,33 @@ def count_workers(device: torch.device) -> int:
     return 2 if device.type == "cpu" and torch.get_num_threads() > 1 else 1
 
 
+class _Threads:
+    """Torch's number of threads, which a worker sets for itself and for all threads to come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._borrowers = 0
+        self._own = 0
+
+    def borrow(self) -> int:
+        """Return the caller's number, and remember it if nobody has changed it yet."""
+        with self._lock:
+            if not self._borrowers:
+                self._own = torch.get_num_threads()
+            self._borrowers += 1
+            return torch.get_num_threads()
+
+    def give_back(self) -> None:
+        """Restore the number once the last borrower is through."""
+        with self._lock:
+            self._borrowers -= 1
+            if not self._borrowers:
+                torch.set_num_threads(self._own)
+
+
+_THREADS = _Threads()
+
+
 class Workers:
     """Threads with an equal share of torch's threads each, begun at the first piece of work.
 
@@ -43,10 +71,9 @@ class Workers:
             count: How many pieces run at once.
         """
         self.depth = count if count > 1 else 0
-        self._threads = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
-            share = -(-self._threads // count)
+            share = -(-_THREADS.borrow() // count)
             self._pool = ThreadPoolExecutor(
                 count, "chunk", initializer=torch.set_num_threads, initargs=(share,)
             )
@@ -65,8 +92,8 @@ class Workers:
         """Drop what has not begun. What has is finished, and nobody waits for it."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-            # Some of torch's back ends hold the number for all threads.
-            torch.set_num_threads(self._threads)
+            self._pool = None
+            _THREADS.give_back()
 
 
 def wait_for(future: Future[Result]) -> Result:
@@ -76,4 +103,4 @@ def wait_for(future: Future[Result]) -> Result:
             return future.result(timeout=_WAKE_S)
         except concurrent.futures.TimeoutError:
             if future.done():
-                raise  # the work's own
+                return future.result()  # or the work's own error, which may be of this kind

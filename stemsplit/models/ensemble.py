@@ -30,16 +30,18 @@ class Member:
 
 
 class _Cores(nn.Module):
-    """The members' cores side by side, each with its own inputs."""
+    """The members' cores side by side, each with its own inputs.
 
-    def __init__(self, cores: Sequence[nn.Module]) -> None:
+    The last output says how many of those before it are each member's.
+    """
+
+    def __init__(self, cores: Sequence[nn.Module], input_counts: Sequence[int]) -> None:
         super().__init__()
         self.cores = nn.ModuleList(cores)
-        self.input_counts: list[int] = []
-        self.output_counts: list[int] = []
+        self.input_counts = tuple(input_counts)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Shape: all inputs in a row -> all outputs in a row."""
+        """Shape: all inputs in a row -> all outputs in a row, and their counts."""
         outputs: list[Tensor] = []
         counts = []
         for core, mine in zip(self.cores, _split(inputs, self.input_counts), strict=True):
@@ -47,8 +49,7 @@ class _Cores(nn.Module):
             given = given if isinstance(given, tuple) else (given,)
             counts.append(len(given))
             outputs.extend(given)
-        self.output_counts = counts
-        return tuple(outputs)
+        return (*outputs, torch.tensor(counts, dtype=torch.float32))
 
 
 class Ensemble(StemModel):
@@ -92,7 +93,10 @@ class Ensemble(StemModel):
                 help="add a member with a weight for it, or take the stem out of the ensemble.",
             )
         self._members = kept
-        self.core = _Cores([member.model.core for member in kept])
+        # An architecture has one number of inputs, whatever the song.
+        silence = torch.zeros(1, self.channels, 1)
+        counts = [len(member.model.encode(silence).inputs) for member in kept]
+        self.core = _Cores([member.model.core for member in kept], counts)
         self.chunk = _widest([member.model.chunk for member in kept])
 
     def _leave_out_unneeded(self) -> None:
@@ -108,8 +112,6 @@ class Ensemble(StemModel):
     def encode(self, mixture: Tensor) -> Encoded:
         """Encode for every member. See `StemModel.encode`."""
         encoded = [member.model.encode(mixture) for member in self._members]
-        assert isinstance(self.core, _Cores)
-        self.core.input_counts = [len(one.inputs) for one in encoded]
         inputs = tuple(tensor for one in encoded for tensor in one.inputs)
         return Encoded(inputs, [one.carry for one in encoded])
 
@@ -117,10 +119,10 @@ class Ensemble(StemModel):
         self, outputs: tuple[Tensor, ...], carry: list[Any], refine: Refine | None = None
     ) -> Tensor:
         """Decode every member and average. See `StemModel.decode`."""
-        assert isinstance(self.core, _Cores)
+        *produced, counts = outputs
         sums: dict[str, Tensor] = {}
         totals: dict[str, float] = dict.fromkeys(self.stems, 0.0)
-        given = _split(outputs, self.core.output_counts)
+        given = _split(produced, [round(count) for count in counts.tolist()])
         for member, mine, kept in zip(self._members, given, carry, strict=True):
             stems = member.model.decode(mine, kept, refine)
             for index, stem in enumerate(member.model.stems):

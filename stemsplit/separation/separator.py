@@ -24,7 +24,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemsplit.audio import decode_blocks, probe
-from stemsplit.backends.torch_core import TorchCore, find_device, find_precision
+from stemsplit.backends.torch_core import (
+    TorchCore,
+    explain_lack_of_memory,
+    find_device,
+    find_precision,
+)
 from stemsplit.backends.workers import Workers, count_workers, wait_for
 from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
 from stemsplit.dsp.resample import Resampler
@@ -67,7 +72,8 @@ class Separator:
         """Settle stems, chunks, device and numbers.
 
         Args:
-            model: From `load_model`.
+            model: From `load_model`. It goes to the device; what its weights are now is what will
+                be used, whatever becomes of them later.
             options: The defaults when None.
             **overrides: Fields of `Options` to replace: `Separator(model, stems=("vocals",))`.
 
@@ -94,7 +100,8 @@ class Separator:
     def stream(self, source: str | os.PathLike[str]) -> Iterator[Event]:
         """Separate a file, handing over stems as they are ready.
 
-        Decoding runs beside the network. Closing the iterator stops everything at once.
+        Decoding runs beside the network. Closing the iterator stops everything; a chunk that is
+        under way in another thread is finished and dropped.
 
         Args:
             source: Anything ffmpeg decodes.
@@ -259,7 +266,6 @@ class Separator:
             leads += drawn.tolist()
         return _Lanes(self, leads)
 
-    @torch.no_grad()
     def run_chunk(self, chunk: Tensor) -> Tensor:
         """Take one chunk through the network.
 
@@ -271,7 +277,12 @@ class Separator:
 
         Raises:
             StemsplitError: The network's output is not finite.
+            DeviceError: The device has not enough memory.
         """
+        with torch.no_grad(), explain_lack_of_memory(self.device):
+            return self._run_chunk(chunk)
+
+    def _run_chunk(self, chunk: Tensor) -> Tensor:
         samples = chunk.shape[-1]
         if self.model.chunk.fixed and self._framing.chunk_samples is not None:
             # Silence behind a song that is shorter than the network looks at.
@@ -310,7 +321,9 @@ class _Lanes:
         self._joiners = [Joiner(framing.overlap_samples, framing.edge_samples) for _ in leads]
         self._ready = [SampleQueue() for _ in leads]
         self._to_drop = list(leads)
-        self._workers = Workers(count_workers(separator.device))
+        # A whole song in one chunk is best computed where Ctrl-C can stop it.
+        alone = framing.chunk_samples is None
+        self._workers = Workers(1 if alone else count_workers(separator.device))
         self._under_way: deque[tuple[int, Chunk, Future[Tensor]]] = deque()
 
     def feed(self, block: Tensor) -> Iterator[Tensor]:

@@ -56,6 +56,11 @@ class Staging:
             OutputError: The place cannot be written to, or another process is writing there.
         """
         try:
+            if self.folder.is_symlink():
+                raise OutputError(
+                    f"{str(self.folder)!r} is a link, and stems in the making would go through it",
+                    help="remove it, or choose another folder with -o.",
+                )
             with refuse_os_errors(self.folder):
                 self._made = _make_folders(self.folder)
                 self._claim()

@@ -10,20 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stemsplit.errors import CheckpointError
+from stemsplit.errors import CheckpointError, DiskFullError, OutputError
 from stemsplit.models.base import StemModel
 from stemsplit.models.ensemble import Ensemble, Member
 from stemsplit.weights.build import build_model, list_shapes
 from stemsplit.weights.convert import convert, write_safetensors
+from stemsplit.weights.disk import make_folder
 from stemsplit.weights.own_models import describe, find_entry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stemsplit.weights.registry import ModelEntry, Registry
     from stemsplit.weights.store import FetchedFile, Store
 
@@ -83,7 +81,7 @@ def load_entry(
         model = build_model(entry)
         fetched = store.fetch(entry, on_progress)
         digest = _digest(entry, fetched)
-        _fill(model, _converted(entry, model, fetched, store, digest), entry.name)
+        _fill(model, _convert(entry, model, fetched, store, digest), entry.name)
     if entry.chunk:
         model.chunk = replace(model.chunk, **entry.chunk)  # type: ignore[arg-type]  # the registry has checked keys and types
     model.name = entry.name
@@ -103,51 +101,46 @@ def _digest(entry: ModelEntry, fetched: tuple[FetchedFile, ...]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _converted(
+def _convert(
     entry: ModelEntry,
     model: StemModel,
     fetched: tuple[FetchedFile, ...],
     store: Store,
     digest: str,
-) -> Path:
-    """Return the safetensors file of these weights, made now if there is no whole one."""
+) -> Mapping[str, Tensor]:
+    """Return these weights, from the file that they were converted to, or converted to it now."""
     path = store.converted_path(f"{entry.name}-{digest[:16]}")
-    if _is_whole(path):
-        return path
-    shapes = list_shapes(model)
+    if store.is_intact(path):
+        return load_file(path)
     files = [
         (one.path, one.file.format, one.file.keymap, one.file.stem)
         for one in fetched
         if one.file.format != "companion"
     ]
-    arrays = convert(files, entry.stems, shapes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_safetensors(arrays, path, {**describe(entry), "digest": digest})
-    return path
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a converted file is there with every byte that its header speaks of."""
-    if not path.exists():
-        return False
+    arrays = convert(files, entry.stems, list_shapes(model))
     try:
-        with safe_open(path, framework="pt"):
-            return True
-    except SafetensorError:
-        return False
+        make_folder(path.parent)
+        write_safetensors(arrays, path, {**describe(entry), "digest": digest})
+        store.seal(path)
+    except DiskFullError:
+        raise
+    except OutputError:
+        # A cache that several share may be one to read only: convert again the next time.
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return load_file(path)
 
 
-def _fill(model: StemModel, path: Path, name: str) -> None:
+def _fill(model: StemModel, weights: Mapping[str, Tensor], name: str) -> None:
     """Give a network on no device its weights, all of them and no others.
 
     Raises:
-        CheckpointError: The file does not hold exactly this network's tensors.
+        CheckpointError: They are not exactly this network's tensors.
     """
     wanted = model.state_dict()
     # Some files keep some tensors in double or half precision: the network has one type.
     tensors: Mapping[str, Tensor] = {
         key: tensor.to(wanted[key].dtype) if key in wanted else tensor
-        for key, tensor in load_file(path).items()
+        for key, tensor in weights.items()
     }
     counters = {
         key: torch.zeros((), dtype=torch.long)

@@ -1,7 +1,7 @@
 """The cache of weights: fetches what is missing, checks it, and never holds a bad file.
 
     weights/<model>/<file>     as published; appears whole and checked, or not at all
-    converted/<key>.safetensors
+    converted/<key>.safetensors, and <key>.sha256, which is what it was when it was made
     weights.lock.json          the sha256 of files without a published one, from the first download
     staging/<model>/           unfinished downloads
     stamps/, locks/            what saves hashing, what keeps processes apart
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stemsplit.errors import DownloadError, OutputError, StemsplitError, UsageError
 from stemsplit.weights.digests import Known, Progress, check_file, hash_file
-from stemsplit.weights.disk import make_folder, replace_file, translate_errors
+from stemsplit.weights.disk import make_folder, replace_file, translate_errors, write_text
 from stemsplit.weights.entry import ModelEntry, WeightFile
 from stemsplit.weights.imports import as_brought, recognise_file
 from stemsplit.weights.patience import Patience
@@ -135,9 +135,16 @@ class Store:
         """Hash every file of a model and compare; nothing is changed.
 
         Returns:
-            A verdict per file, in the entry's order.
+            A verdict per file, in the entry's order; then one for every file that was converted
+            from them and is damaged.
         """
-        return [self._judge(entry, file) for file in entry.files]
+        verdicts = [self._judge(entry, file) for file in entry.files]
+        for path in self._places(entry):
+            if path.suffix == ".safetensors" and not self.is_intact(path, thoroughly=True):
+                file = WeightFile(source=(), format="safetensors", name=path.name)
+                told = "is damaged; the next use makes it anew from the published files"
+                verdicts.append(Verdict(file, False, told))
+        return verdicts
 
     def remove(self, entry: ModelEntry) -> int:
         """Delete a model's files from the cache, and what was converted from them.
@@ -205,6 +212,28 @@ class Store:
         if not key or key.startswith(".") or re.search(r"[/\\\0]", key):
             raise UsageError(f"{key!r} cannot name a file", help="use a name without slashes.")
         return self.root / "converted" / f"{key}.safetensors"
+
+    def seal(self, converted: Path) -> None:
+        """Remember what converted weights are, now that they have been written.
+
+        Raises:
+            OutputError: The cache cannot be written to.
+        """
+        write_text(converted.with_suffix(".sha256"), self._stamp(converted, hash_file(converted)))
+
+    def is_intact(self, converted: Path, *, thoroughly: bool = False) -> bool:
+        """Say whether converted weights are there and still what they were.
+
+        Args:
+            converted: From `converted_path`.
+            thoroughly: Hash them even where their size and time are those of the last time.
+        """
+        try:
+            made = converted.with_suffix(".sha256").read_text(encoding="ascii")
+            known = None if thoroughly else self._stamps.read(converted)
+            return made == (known or self._stamp(converted, hash_file(converted)))
+        except (OSError, ValueError):
+            return False
 
     def publish(self, fresh: Path, path: Path) -> None:
         """Move a finished file to its place in the cache, whole or not at all.
@@ -319,7 +348,7 @@ class Store:
 
     def _places(self, entry: ModelEntry) -> list[Path]:
         """Return everything in the cache that belongs to a model."""
-        own = re.compile(rf"{re.escape(entry.name)}-[0-9a-f]{{16}}\.safetensors")
+        own = re.compile(rf"{re.escape(entry.name)}-[0-9a-f]{{16}}\.(safetensors|sha256)")
         converted = self.root / "converted"
         names = os.listdir(converted) if converted.is_dir() else []
         return [

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from stemsplit.backends.torch_core import TorchCore, find_device, find_precision
+from stemsplit.backends.torch_core import (
+    TorchCore,
+    explain_lack_of_memory,
+    find_device,
+    find_precision,
+)
 from stemsplit.errors import DeviceError, UnknownNameError
 
 
@@ -46,11 +51,34 @@ def test_it_gives_what_the_core_gives_in_float32(precision: str) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
 
 
-def test_running_out_of_memory_says_what_to_do() -> None:
-    class Hungry(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            raise torch.OutOfMemoryError("tried to allocate 3 PiB\nmore words")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 3 PiB\nmore words"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_says_what_to_do(error: Exception) -> None:
+    with pytest.raises(DeviceError, match="ran out of memory") as told:
+        with explain_lack_of_memory(torch.device("cpu")):
+            raise error
+    assert "segment" in str(told.value.help)
 
-    core = TorchCore(Hungry(), torch.device("cpu"), "fp32")
-    with pytest.raises(DeviceError, match="segment"):
-        core((torch.zeros(1),))
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape mismatch") as told:
+        with explain_lack_of_memory(torch.device("cpu")):
+            raise RuntimeError("shape mismatch")
+    assert not isinstance(told.value, DeviceError)
+
+
+def test_the_network_that_was_given_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ConvTranspose2d(8, 2, 5, stride=2))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    core = TorchCore(network, torch.device("cpu"), "fp32")
+    core((torch.randn(1, 2, 16, 16),))
+    assert [type(module) for module in network] == [nn.Conv2d, nn.ConvTranspose2d]
+    for name, value in network.state_dict().items():
+        assert value.is_contiguous()
+        assert torch.equal(value, before[name])

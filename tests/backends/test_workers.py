@@ -63,3 +63,20 @@ def test_closing_drops_what_has_not_begun() -> None:
     assert waiting.cancelled()
     go_on.set()
     assert all(wait_for(future) for future in running)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_overlapping_workers_leave_the_number_of_threads_as_it_was() -> None:
+    one = Workers(2)
+    assert wait_for(one.submit(torch.get_num_threads)) == 2
+    other = Workers(2)
+    wait_for(other.submit(torch.get_num_threads))
+    one.close()
+    one.close()
+    other.close()
+    assert torch.get_num_threads() == 4
+    seen: list[int] = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [4]

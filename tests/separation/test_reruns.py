@@ -155,6 +155,18 @@ def test_a_folder_in_the_way_is_an_output_error():
     assert Path("stems/song/vocals.wav").is_dir()
 
 
+def test_a_link_where_stems_are_made_is_refused_and_left(in_tmp: Path):
+    write_song(Path("song.wav"))
+    elsewhere = in_tmp / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious.wav").write_bytes(b"mine")
+    Path("stems/song").mkdir(parents=True)
+    Path("stems/song/stemsplit.json.part").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="link"):
+        separate_song()
+    assert (elsewhere / "precious.wav").read_bytes() == b"mine"
+
+
 def test_outputs_in_another_format_stay_and_stay_ours():
     write_song(Path("in/song.wav"))
     out = Path("in/stems")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from stemsplit.errors import CheckpointError, RegistryError, UnknownNameError
+from stemsplit.errors import CheckpointError, DiskFullError, RegistryError, UnknownNameError
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+from stemsplit.separation.separator import Separator
+from stemsplit.weights import disk
 from stemsplit.weights.load import load_model
 from stemsplit.weights.own_models import find_entry
 from stemsplit.weights.registry import Registry
@@ -88,6 +91,48 @@ def test_a_converted_file_cut_short_is_made_anew(tmp_path: Path) -> None:
         assert same_sound(load(tmp_path / "own", tmp_path / "cache"), model)
 
 
+def test_a_converted_file_with_other_bytes_is_noticed_and_made_anew(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "own")
+    manifest = tmp_path / "own" / "models.toml"
+    load("tiny", tmp_path / "cache", manifest)
+    (converted,) = (tmp_path / "cache").rglob("tiny-*.safetensors")
+    whole = converted.read_bytes()
+    converted.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    entry = Registry.load([manifest]).get("tiny")
+    store = Store(tmp_path / "cache", offline=True)
+    published, damaged = store.verify(entry)
+    assert published.ok
+    assert not damaged.ok
+    assert damaged.file.name == converted.name
+    assert same_sound(load("tiny", tmp_path / "cache", manifest), model)
+    assert [verdict.ok for verdict in store.verify(entry)] == [True]
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "own")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(disk.os, "replace", refuse)
+    assert same_sound(load(tmp_path / "own", tmp_path / "cache"), model)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "own")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk.os, "replace", refuse)
+    with pytest.raises(DiskFullError):
+        load(tmp_path / "own", tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
 def test_other_weights_have_another_identity(tmp_path: Path) -> None:
     write_model(tmp_path / "one", seed=0)
     write_model(tmp_path / "two", seed=1)
@@ -114,6 +159,8 @@ def test_an_ensemble_is_the_weighted_average(tmp_path: Path) -> None:
         torch.testing.assert_close(given[:, 1], second[:, 1])
         part = both.only(["accompaniment"])
         torch.testing.assert_close(part(mixture)[:, 0], second[:, 1])
+    separated = Separator(both).separate(mixture[0])
+    torch.testing.assert_close(separated["accompaniment"], second[0, 1], rtol=0, atol=1e-5)
     assert len(both.only(["accompaniment"]).core.cores) == 1
     manifest = folder / "models.toml"
     manifest.write_text(manifest.read_text().replace("vocals = 3", "vocals = 2"))
