@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stemsplit.models.base import StemModel
+    from stemsplit.models.base import Model
     from stemsplit.separation.events import Event
     from stemsplit.separation.plan import Options
     from stemsplit.weights.registry import ModelEntry
@@ -23,7 +23,7 @@ def load_model(
     device: str = "cpu",
     registries: tuple[Path, ...] = (),
     offline: bool | None = None,
-) -> StemModel:
+) -> Model:
     """Load a model with its weights, downloading and converting them the first time.
 
     Args:
@@ -67,7 +67,7 @@ def list_models(registries: tuple[Path, ...] = ()) -> list[ModelEntry]:
 
 def separate(
     source: str | os.PathLike[str] | Tensor,
-    model: str | StemModel | None = None,
+    model: str | Model | None = None,
     options: Options | None = None,
     *,
     on_event: Callable[[Event], None] | None = None,
@@ -94,11 +94,11 @@ def separate(
     """
     from tqdm.auto import tqdm
 
-    from stemsplit.models.base import StemModel
+    from stemsplit.models.base import Model
     from stemsplit.separation.events import Progress
     from stemsplit.separation.separator import Separator
 
-    loaded = model if isinstance(model, StemModel) else load_model(model)
+    loaded = model if isinstance(model, Model) else load_model(model)
     separator = Separator(loaded, options, **overrides)
     if not progress:
         return separator.separate(source, on_event=on_event)

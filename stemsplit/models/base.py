@@ -85,25 +85,19 @@ class ModelConfig:
         return cls(stems)
 
 
-class StemModel(nn.Module, ABC):
-    """A network that takes a mixture apart: (B, C, T) -> (B, S, C, T).
+class Model(nn.Module, ABC):
+    """What takes a mixture apart: (B, C, T) -> (B, S, C, T). One network, or several together.
 
     Attributes:
-        config: Everything that decides the shape of the network.
+        config: What is separated; of one network, everything that decides its shape.
         stems: What `forward` returns, in order; a subset of `config.stems` after `only`.
-        chunk: How the separator feeds it by default.
-        core: All the weights; real tensors in, real tensors (one or a tuple) out.
         name: What the model is called, once it is loaded.
         weights_sha256: Identifies the weights and how they were read, once they are loaded.
     """
 
-    Config: ClassVar[type[ModelConfig]]
-
     name: str = ""
     weights_sha256: str = ""
     config: ModelConfig
-    core: nn.Module
-    chunk: ChunkPlan
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -119,6 +113,65 @@ class StemModel(nn.Module, ABC):
     def sample_rate(self) -> int:
         """Hz."""
         return self.config.sample_rate
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[Member, ...]:
+        """The networks that run. Their stems, times their weights, add up to this model's."""
+
+    @abstractmethod
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Separate a batch of mixtures.
+
+        Args:
+            mixture: Shape (B, C, T), T from 1 upwards.
+
+        Returns:
+            Stems in the order of `self.stems`. Shape (B, S, C, T).
+        """
+
+    def only(self, stems: Sequence[str]) -> Self:
+        """Return a model with the same weights that gives these stems alone.
+
+        Networks that no requested stem needs are left out where the architecture allows it.
+
+        Args:
+            stems: Names among `self.stems`, in the order wanted.
+
+        Raises:
+            UnknownNameError: The model has no such stem.
+        """
+        for stem in stems:
+            if stem not in self.stems:
+                raise UnknownNameError("stem", stem, self.stems)
+        part = copy.copy(self)
+        # nn.Module keeps its children in a dictionary of the instance: give the copy its own.
+        part._modules = dict(self._modules)
+        part.stems = tuple(stems)
+        part._leave_out_unneeded()
+        return part
+
+    def _leave_out_unneeded(self) -> None:
+        """Let go of what `self.stems` does not need. Default: nothing."""
+
+
+class StemModel(Model):
+    """One network that takes a mixture apart: an architecture.
+
+    Attributes:
+        chunk: How the separator feeds it by default.
+        core: All the weights; real tensors in, real tensors (one or a tuple) out.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+
+    core: nn.Module
+    chunk: ChunkPlan
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """This network alone. See `Model.members`."""
+        return (Member(self, dict.fromkeys(self.stems, 1.0)),)
 
     @abstractmethod
     def encode(self, mixture: Tensor) -> Encoded:
@@ -149,45 +202,26 @@ class StemModel(nn.Module, ABC):
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Separate a batch of mixtures.
-
-        Args:
-            mixture: Shape (B, C, T), T from 1 upwards.
-
-        Returns:
-            Stems in the order of `self.stems`. Shape (B, S, C, T).
-        """
+        """Encode, run the core, decode. See `Model.forward`."""
         inputs, carry = self.encode(mixture)
         return self.decode(self.run_core(inputs), carry)
-
-    def only(self, stems: Sequence[str]) -> StemModel:
-        """Return a model with the same weights that gives these stems alone.
-
-        Networks that no requested stem needs are left out where the architecture allows it.
-
-        Args:
-            stems: Names among `self.stems`, in the order wanted.
-
-        Raises:
-            UnknownNameError: The model has no such stem.
-        """
-        for stem in stems:
-            if stem not in self.stems:
-                raise UnknownNameError("stem", stem, self.stems)
-        part = copy.copy(self)
-        # nn.Module keeps its children in a dictionary of the instance: give the copy its own.
-        part._modules = dict(self._modules)
-        part.stems = tuple(stems)
-        part._leave_out_unneeded()
-        return part
-
-    def _leave_out_unneeded(self) -> None:
-        """Replace `self.core` by one that runs only what `self.stems` needs. Default: keep all."""
 
     @property
     def stem_indices(self) -> list[int]:
         """Where the wanted stems stand among all those of the configuration."""
         return [self.config.stems.index(stem) for stem in self.stems]
+
+
+class Member(NamedTuple):
+    """A network and how much it counts.
+
+    Attributes:
+        model: The network.
+        weights: By stem, for those of its stems that count.
+    """
+
+    model: StemModel
+    weights: Mapping[str, float]
 
 
 class PerStem(nn.Module):

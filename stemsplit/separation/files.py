@@ -175,7 +175,7 @@ def make_recipe(separator: Separator, job: Job, options: FileOptions) -> Recipe:
             "model": job.model,
             "weights_sha256": getattr(model, "weights_sha256", None),
             "config": asdict(model.config),
-            "chunk": asdict(model.chunk),
+            "chunks": [asdict(member.model.chunk) for member in model.members],
             "stems": separator.stems,
             "precision": separator.precision,
             "options": chosen,

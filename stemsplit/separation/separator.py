@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,26 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stemsplit.audio import decode_blocks, probe
-from stemsplit.backends.torch_core import (
-    TorchCore,
-    explain_lack_of_memory,
-    find_device,
-    find_precision,
-)
-from stemsplit.backends.workers import Workers, count_workers, wait_for
-from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
+from stemsplit.backends.torch_core import find_device, find_precision
+from stemsplit.dsp.overlap_add import SampleQueue
 from stemsplit.dsp.resample import Resampler
-from stemsplit.errors import EmptyAudioError, StemsplitError, UsageError
+from stemsplit.errors import EmptyAudioError, UsageError
 from stemsplit.separation.events import Event, Finished, Notice, Progress, Started, StemBlock
-from stemsplit.separation.plan import Options, check_numbers, plan_framing, plan_stems
-from stemsplit.separation.postfilter import find_refine
+from stemsplit.separation.framed_network import FramedNetwork
+from stemsplit.separation.lanes import Lane, Lanes
+from stemsplit.separation.plan import Options, check_numbers, plan_stems
 from stemsplit.separation.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from stemsplit.models.base import StemModel
+    from stemsplit.models.base import Model
 
 BLOCK_SAMPLES = 65536
 MAX_SHIFT_S = 0.5
@@ -61,14 +53,14 @@ class Separator:
     """A model with its options settled, ready for any number of songs.
 
     Attributes:
-        model: The model that runs, with the stems that were asked for.
+        model: As given, on its device as far as it is needed.
         options: As given.
         stems: Names of what comes out, the derived one last.
         device: Where the network runs.
         precision: "fp32", "bf16" or "fp16".
     """
 
-    def __init__(self, model: StemModel, options: Options | None = None, **overrides: Any) -> None:
+    def __init__(self, model: Model, options: Options | None = None, **overrides: Any) -> None:
         """Settle stems, chunks, device and numbers.
 
         Args:
@@ -82,20 +74,20 @@ class Separator:
             UnknownNameError: A stem, device or precision that does not exist.
             DeviceError: A device that this machine lacks.
         """
+        self.model = model
         self.options = replace(options or Options(), **overrides)
         check_numbers(self.options)
         self._stem_plan = plan_stems(model.stems, self.options)
-        self._framing = plan_framing(model.chunk, model.sample_rate, self.options)
         self.stems = self._stem_plan.names
         self.device = find_device(self.options.device)
         self.precision = find_precision(self.options.precision, self.device)
-        self._refine = find_refine(model, self.options)
-        # The Wiener filter shares the mixture among all stems, so all of them are estimated for it.
-        self.model = model if self._refine is not None else model.only(self._stem_plan.of_model)
-        self.model = self.model.to(self.device).eval()
-        self._kept = [self.model.stems.index(stem) for stem in self._stem_plan.of_model]
-        self._core = TorchCore(self.model.core, self.device, self.precision)
-        self._decoding = threading.Lock()
+        wanted = self._stem_plan.of_model
+        decoding = threading.Lock()
+        self._networks = [
+            FramedNetwork(member, wanted, self.options, self.device, self.precision, decoding)
+            for member in model.members
+            if not member.weights.keys().isdisjoint(wanted)
+        ]
 
     def stream(self, source: str | os.PathLike[str]) -> Iterator[Event]:
         """Separate a file, handing over stems as they are ready.
@@ -256,121 +248,17 @@ class Separator:
         rest = mixture - stems.sum(dim=0)
         return torch.cat((stems, rest.unsqueeze(0)))
 
-    def _make_lanes(self) -> _Lanes:
-        framing = self._framing
+    def _make_lanes(self) -> Lanes:
+        """Return what takes one song through every network, once or at several places of chunks."""
         leads = [0]
-        if self.options.shifts > 1 and framing.chunk_samples is not None:
+        if self.options.shifts > 1 and self.options.framing == "default":
             dice = torch.Generator().manual_seed(self.options.seed)
             longest = round(MAX_SHIFT_S * self.model.sample_rate)
             drawn = torch.randint(1, longest, (self.options.shifts - 1,), generator=dice)
             leads += drawn.tolist()
-        return _Lanes(self, leads)
-
-    def run_chunk(self, chunk: Tensor) -> Tensor:
-        """Take one chunk through the network.
-
-        Args:
-            chunk: At the model's rate. Shape (C, n).
-
-        Returns:
-            The stems asked of the model, on the CPU. Shape (S, C, n).
-
-        Raises:
-            StemsplitError: The network's output is not finite.
-            DeviceError: The device has not enough memory.
-        """
-        with torch.no_grad(), explain_lack_of_memory(self.device):
-            return self._run_chunk(chunk)
-
-    def _run_chunk(self, chunk: Tensor) -> Tensor:
-        samples = chunk.shape[-1]
-        if self.model.chunk.fixed and self._framing.chunk_samples is not None:
-            # Silence behind a song that is shorter than the network looks at.
-            short = max(0, self._framing.chunk_samples - samples)
-            chunk = functional.pad(chunk, (0, short))
-        encoded = self.model.encode(chunk.unsqueeze(0).to(self.device))
-        outputs = self._core(encoded.inputs)
-        # One chunk at a time: spectrograms of all stems are the largest of all arrays.
-        with self._decoding:
-            stems = self.model.decode(outputs, encoded.carry, self._refine)[0, ..., :samples]
-        if len(self._kept) != stems.shape[0]:
-            stems = stems[self._kept]
-        if not bool(torch.isfinite(stems.sum())):
-            raise StemsplitError(
-                f"the network gave values that are not numbers in {self.precision}",
-                help="use --precision fp32; if it is that already, the weights are damaged: "
-                "`stemsplit models verify`.",
-            )
-        return stems.cpu()
-
-
-class _Lanes:
-    """Runs of the same song whose chunks begin at different places, averaged. One lane is usual.
-
-    A few chunks are under way at any time; their results are taken in the order of the song.
-    """
-
-    def __init__(self, separator: Separator, leads: list[int]) -> None:
-        framing = separator._framing
-        self._separator = separator
-        self._leads = leads
-        self._chunkers = [
-            Chunker(framing.chunk_samples, framing.overlap_samples, lead, framing.grid_samples)
-            for lead in leads
-        ]
-        self._joiners = [Joiner(framing.overlap_samples, framing.edge_samples) for _ in leads]
-        self._ready = [SampleQueue() for _ in leads]
-        self._to_drop = list(leads)
-        # A whole song in one chunk is best computed where Ctrl-C can stop it.
-        alone = framing.chunk_samples is None
-        self._workers = Workers(1 if alone else count_workers(separator.device))
-        self._under_way: deque[tuple[int, Chunk, Future[Tensor]]] = deque()
-
-    def feed(self, block: Tensor) -> Iterator[Tensor]:
-        """Take the next block, shape (C, n), and yield finished stems, shape (S, C, m)."""
-        for lane, chunker in enumerate(self._chunkers):
-            for chunk in chunker.feed(block):
-                self._begin(lane, chunk)
-                yield from self._collect(self._workers.depth)
-
-    def flush(self) -> Iterator[Tensor]:
-        """Yield what is left, at the end."""
-        for lane, chunker in enumerate(self._chunkers):
-            for chunk in chunker.flush():
-                self._begin(lane, chunk)
-        yield from self._collect(0)
-        for lane, joiner in enumerate(self._joiners):
-            rest = joiner.flush()
-            if rest is not None:
-                self._push(lane, rest)
-        yield from self._take()
-
-    def close(self) -> None:
-        """Stop all that is under way."""
-        self._workers.close()
-
-    def _begin(self, lane: int, chunk: Chunk) -> None:
-        future = self._workers.submit(self._separator.run_chunk, chunk.samples)
-        self._under_way.append((lane, chunk, future))
-
-    def _collect(self, most: int) -> Iterator[Tensor]:
-        """Yield stems until no more than `most` chunks are under way."""
-        while len(self._under_way) > most:
-            lane, chunk, future = self._under_way.popleft()
-            self._push(lane, self._joiners[lane].add(chunk.start, wait_for(future)))
-            yield from self._take()
-
-    def _push(self, lane: int, piece: Tensor) -> None:
-        """Queue a lane's stems less the zeros that moved its chunks."""
-        dropped = min(self._to_drop[lane], piece.shape[-1])
-        self._to_drop[lane] -= dropped
-        self._ready[lane].push(piece[..., dropped:])
-
-    def _take(self) -> Iterator[Tensor]:
-        count = min(queue.length for queue in self._ready)
-        if count:
-            pieces = [queue.pop(count) for queue in self._ready]
-            yield pieces[0] if len(pieces) == 1 else torch.stack(pieces).mean(dim=0)
+        weight = 1 / len(leads)
+        lanes = [Lane(network, lead, weight) for lead in leads for network in self._networks]
+        return Lanes(lanes, len(self._stem_plan.of_model), self.device)
 
 
 def _with_channels(samples: Tensor, channels: int) -> Tensor:

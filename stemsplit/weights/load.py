@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stemsplit.errors import CheckpointError, DiskFullError, OutputError
-from stemsplit.models.base import StemModel
-from stemsplit.models.ensemble import Ensemble, Member
+from stemsplit.models.base import Member, Model, StemModel
+from stemsplit.models.ensemble import Ensemble
 from stemsplit.weights.build import build_model, list_shapes
 from stemsplit.weights.convert import convert, write_safetensors
 from stemsplit.weights.disk import make_folder
@@ -35,8 +35,8 @@ def load_model(
     registry: Registry,
     store: Store,
     on_progress: Callable[..., None] | None = None,
-) -> StemModel:
-    """Return a network in evaluation mode, on the CPU, with `name` and `weights_sha256` set.
+) -> Model:
+    """Return a model in evaluation mode, on the CPU, with `name` and `weights_sha256` set.
 
     Args:
         name: A registry name, a path of a model of one's own, or None for the default.
@@ -58,35 +58,38 @@ def load_entry(
     registry: Registry,
     store: Store,
     on_progress: Callable[..., None] | None = None,
-) -> StemModel:
-    """Return the network of an entry; see `load_model`."""
-    if entry.members:
-        members = [
-            Member(
-                load_entry(
-                    registry.get(member.model),
-                    registry=registry,
-                    store=store,
-                    on_progress=on_progress,
-                ),
-                member.weights,
-            )
-            for member in entry.members
-        ]
-        model: StemModel = Ensemble(entry.stems, members)
-        parts = [[one.model.weights_sha256, dict(one.weights)] for one in members]
-        told = json.dumps([entry.stems, parts], sort_keys=True)
-        digest = hashlib.sha256(told.encode()).hexdigest()
-    else:
-        model = build_model(entry)
-        fetched = store.fetch(entry, on_progress)
-        digest = _digest(entry, fetched)
-        _fill(model, _convert(entry, model, fetched, store, digest), entry.name)
-    if entry.chunk:
-        model.chunk = replace(model.chunk, **entry.chunk)  # type: ignore[arg-type]  # the registry has checked keys and types
+) -> Model:
+    """Return the model of an entry; see `load_model`."""
+    model, digest = (_join if entry.members else _build)(entry, registry, store, on_progress)
     model.name = entry.name
     model.weights_sha256 = digest
     return model.eval()
+
+
+def _join(
+    entry: ModelEntry, registry: Registry, store: Store, on_progress: Callable[..., None] | None
+) -> tuple[Ensemble, str]:
+    members = []
+    for member in entry.members:
+        part = registry.get(member.model)
+        model, digest = _build(part, registry, store, on_progress)
+        model.name, model.weights_sha256 = part.name, digest
+        members.append(Member(model.eval(), member.weights))
+    parts = [[one.model.weights_sha256, dict(one.weights)] for one in members]
+    told = json.dumps([entry.stems, parts], sort_keys=True)
+    return Ensemble(entry.stems, members), hashlib.sha256(told.encode()).hexdigest()
+
+
+def _build(
+    entry: ModelEntry, registry: Registry, store: Store, on_progress: Callable[..., None] | None
+) -> tuple[StemModel, str]:
+    model = build_model(entry)
+    fetched = store.fetch(entry, on_progress)
+    digest = _digest(entry, fetched)
+    _fill(model, _convert(entry, model, fetched, store, digest), entry.name)
+    if entry.chunk:
+        model.chunk = replace(model.chunk, **entry.chunk)  # type: ignore[arg-type]  # the registry has checked keys and types
+    return model, digest
 
 
 def _digest(entry: ModelEntry, fetched: tuple[FetchedFile, ...]) -> str:

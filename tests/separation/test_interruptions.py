@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from linear_model import LinearModel, hash_tree, separate_song, write_song
+import torch
+from linear_model import Gains, LinearModel, hash_tree, separate_song, write_song
 
 from stemsplit.audio import parse_format
 from stemsplit.errors import (
@@ -59,6 +60,41 @@ def test_whatever_ends_it_early_leaves_nothing(clip: str, number: int, error: Ba
     assert not Path("stems").exists()
     assert threading.active_count() == threads
     assert separate_song(clip=clip).status == "done"
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("error", [Stop("x"), KeyboardInterrupt()])
+def test_nor_do_chunks_that_are_under_way_beside(number: int, error: BaseException):
+    write_song(Path("song.wav"), 8.0)
+    before = set(threading.enumerate())
+    with pytest.raises(type(error)):
+        separate_song(on_event=raise_at(number, error))
+    assert not Path("stems").exists()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_network_that_fails_in_its_own_thread_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    write_song(Path("song.wav"), 8.0)
+    whole = Gains.forward
+    ran: list[int] = []
+
+    def fail_at_the_third(self: Gains, mixture: torch.Tensor) -> torch.Tensor:
+        ran.append(threading.get_ident())
+        if len(ran) == 3:
+            raise TimeoutError("the third chunk")
+        return whole(self, mixture)
+
+    monkeypatch.setattr(Gains, "forward", fail_at_the_third)
+    with pytest.raises(TimeoutError, match="the third chunk"):
+        separate_song()
+    assert threading.get_ident() not in ran
+    assert not Path("stems").exists()
+    assert torch.get_num_threads() == 4
 
 
 @pytest.mark.parametrize("format", ["flac", "mp3", "ogg", "opus", "m4a"])

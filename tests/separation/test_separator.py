@@ -225,3 +225,13 @@ def write_wav(path: Path, samples: Tensor) -> Path:
         file.setframerate(44100)
         file.writeframes(pcm.tobytes())
     return path
+
+
+def test_stems_asked_for_in_another_order_keep_their_names_with_a_filter() -> None:
+    model = Spleeter(SpleeterConfig.tiny(("vocals", "accompaniment"))).eval()
+    mixture = torch.randn(2, 60_000, generator=torch.Generator().manual_seed(0))
+    usual = Separator(model, wiener=1).separate(mixture)
+    turned = Separator(model, wiener=1, stems=("accompaniment", "vocals")).separate(mixture)
+    assert list(turned) == ["accompaniment", "vocals"]
+    for stem in usual:
+        torch.testing.assert_close(turned[stem], usual[stem])

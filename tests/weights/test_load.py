@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,13 +160,36 @@ def test_an_ensemble_is_the_weighted_average(tmp_path: Path) -> None:
         torch.testing.assert_close(given[:, 1], second[:, 1])
         part = both.only(["accompaniment"])
         torch.testing.assert_close(part(mixture)[:, 0], second[:, 1])
-    separated = Separator(both).separate(mixture[0])
-    torch.testing.assert_close(separated["accompaniment"], second[0, 1], rtol=0, atol=1e-5)
-    assert len(both.only(["accompaniment"]).core.cores) == 1
+    assert len(both.only(["accompaniment"]).members) == 1
     manifest = folder / "models.toml"
     manifest.write_text(manifest.read_text().replace("vocals = 3", "vocals = 2"))
     other = load("both", tmp_path / "cache", manifest)
     assert other.weights_sha256 != both.weights_sha256
+
+
+@pytest.mark.parametrize("options", [{}, {"framing": "original"}, {"shifts": 2}, {"wiener": 1}])
+def test_every_member_of_an_ensemble_is_framed_in_its_own_way(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    folder = tmp_path / "own"
+    write_model(folder, 0, "one")
+    write_model(folder, 1, "two")
+    manifest = folder / "models.toml"
+    longer = manifest.read_text().replace("segment_frames = 64", "segment_frames = 128", 1)
+    manifest.write_text(
+        longer + '[models.both]\ndescription = "both"\nstems = ["accompaniment", "vocals"]\n'
+        '[[models.both.members]]\nmodel = "two"\nweights = { vocals = 3, accompaniment = 1 }\n'
+        '[[models.both.members]]\nmodel = "one"\nweights = { vocals = 1 }\n'
+    )
+    mixture = torch.randn(2, 300_000, generator=torch.Generator().manual_seed(0))
+    one, two, both = (
+        Separator(load(name, tmp_path / "cache", manifest), **options).separate(mixture)
+        for name in ("one", "two", "both")
+    )
+    assert list(both) == ["accompaniment", "vocals"]
+    torch.testing.assert_close(both["accompaniment"], two["accompaniment"], rtol=0, atol=1e-6)
+    average = 0.75 * two["vocals"] + 0.25 * one["vocals"]
+    torch.testing.assert_close(both["vocals"], average, rtol=0, atol=1e-5)
 
 
 def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""One network on its device, fed in its own framing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stemsplit.backends.torch_core import TorchCore, explain_lack_of_memory
+from stemsplit.errors import StemsplitError
+from stemsplit.separation.plan import Options, plan_framing
+from stemsplit.separation.postfilter import find_refine
+
+if TYPE_CHECKING:
+    from stemsplit.models.base import Member
+
+
+class FramedNetwork:
+    """A network that is ready for chunks, and how a song is cut for it.
+
+    Attributes:
+        framing: Lengths of chunks and of what they share.
+        places: Where its stems stand among those wanted, ascending. Shape (S,).
+        shares: What each of them counts there, beside other networks. Shape (S,).
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        wanted: Sequence[str],
+        options: Options,
+        device: torch.device,
+        precision: str,
+        decoding: threading.Lock,
+    ) -> None:
+        """Settle framing and post-filter.
+
+        Args:
+            member: The network, and how much its stems count.
+            wanted: All the stems that are separated, by whatever network.
+            options: Those of the separation.
+            device: Where to run.
+            precision: "fp32", "bf16" or "fp16".
+            decoding: Held while stems are made from what the network gave.
+
+        Raises:
+            UsageError: Options that this network cannot follow.
+        """
+        model, weights = member
+        mine = [stem for stem in wanted if stem in weights]
+        self._refine = find_refine(model, options)
+        if self._refine is None:
+            # A Wiener filter shares the mixture among all stems, so it needs all of them.
+            model = model.only(mine)
+        self._model = model.to(device).eval()
+        self._kept = [model.stems.index(stem) for stem in mine]
+        self._device = device
+        self._precision = precision
+        self._decoding = decoding
+        self._core = TorchCore(model.core, device, precision)
+        self.framing = plan_framing(model.chunk, model.sample_rate, options)
+        self.places = torch.tensor([wanted.index(stem) for stem in mine])
+        self.shares = torch.tensor([weights[stem] for stem in mine])
+
+    def run(self, chunk: Tensor) -> Tensor:
+        """Take one chunk through the network.
+
+        Args:
+            chunk: At the model's rate. Shape (C, n).
+
+        Returns:
+            Its stems, on the CPU. Shape (S, C, n).
+
+        Raises:
+            StemsplitError: The network's output is not finite.
+            DeviceError: The device has not enough memory.
+        """
+        with torch.no_grad(), explain_lack_of_memory(self._device):
+            return self._run(chunk)
+
+    def _run(self, chunk: Tensor) -> Tensor:
+        samples = chunk.shape[-1]
+        if self._model.chunk.fixed and self.framing.chunk_samples is not None:
+            # Silence behind a song that is shorter than the network looks at.
+            short = max(0, self.framing.chunk_samples - samples)
+            chunk = functional.pad(chunk, (0, short))
+        encoded = self._model.encode(chunk.unsqueeze(0).to(self._device))
+        outputs = self._core(encoded.inputs)
+        # One chunk at a time: spectrograms of all stems are the largest of all arrays.
+        with self._decoding:
+            stems = self._model.decode(outputs, encoded.carry, self._refine)[0, ..., :samples]
+        if self._kept != list(range(stems.shape[0])):
+            stems = stems[self._kept]
+        if not bool(torch.isfinite(stems.sum())):
+            raise StemsplitError(
+                f"the network gave values that are not numbers in {self._precision}",
+                help="use --precision fp32; if it is that already, the weights are damaged: "
+                "`stemsplit models verify`.",
+            )
+        return stems.cpu()
