@@ -57,11 +57,14 @@ class SpleeterConfig(ModelConfig):
 class Down(nn.Module):
     """Halve both axes by a 5x5 convolution of stride 2, padded as TensorFlow's "same" is."""
 
-    def __init__(self, wide_in: int, wide_out: int, activation: nn.Module, *, norm: bool) -> None:
+    def __init__(self, wide_in: int, wide_out: int, activation: nn.Module | None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(wide_in, wide_out, 5, stride=2)
-        self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01) if norm else nn.Identity()
-        self.activation = activation
+        self.norm: nn.Module = nn.Identity()
+        self.activation: nn.Module = nn.Identity()
+        if activation is not None:
+            self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01)
+            self.activation = activation
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bare convolution, for the mirrored level, and what goes down from here.
@@ -73,6 +76,25 @@ class Down(nn.Module):
         return bare, self.activation(self.norm(bare))
 
 
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed 5x5 convolution of stride 2, cut as TensorFlow's "same" is.
+
+    Shape: (B, C_in, H, W) -> (B, C_out, 2H, 2W).
+    """
+
+    def __init__(self, wide_in: int, wide_out: int) -> None:
+        super().__init__(wide_in, wide_out, 5, stride=2, padding=1)
+        # The whole has 2n + 3 rows; "same" keeps those from 1 to 2n, which is one less than torch
+        # gives: a negative output padding, of which its own function knows nothing.
+        self.output_padding = (-1, -1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Shape: (B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
+        assert output_size is None, "the size follows from the input's"
+        wide = functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+        return wide[..., :-1, :-1]
+
+
 class Up(nn.Module):
     """Double both axes: transposed 5x5 convolution, activation, then norm.
 
@@ -81,15 +103,13 @@ class Up(nn.Module):
 
     def __init__(self, wide_in: int, wide_out: int, activation: nn.Module) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(wide_in, wide_out, 5, stride=2, padding=1)
+        self.conv = SameConvTranspose2d(wide_in, wide_out)
         self.activation = activation
         self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
-        # The whole transposed convolution has 2n + 3 rows; "same" keeps those from 1 to 2n.
-        wide = self.conv(x)[..., :-1, :-1]
-        result: Tensor = self.norm(self.activation(wide))
+        result: Tensor = self.norm(self.activation(self.conv(x)))
         return result
 
 
@@ -102,11 +122,11 @@ class UNet(nn.Module):
     def __init__(self, channels: int, activation: str, widths: Sequence[int]) -> None:
         super().__init__()
         elu = activation == "elu"
-        down_activation = nn.ELU() if elu else nn.LeakyReLU(0.2)
-        up_activation = nn.ELU() if elu else nn.ReLU()
+        down_activation = nn.ELU(inplace=True) if elu else nn.LeakyReLU(0.2, inplace=True)
+        up_activation = nn.ELU(inplace=True) if elu else nn.ReLU(inplace=True)
         deepest = len(widths) - 1
         self.down = nn.ModuleList(
-            Down(wide_in, wide_out, down_activation, norm=level < deepest)
+            Down(wide_in, wide_out, None if level == deepest else down_activation)
             for level, (wide_in, wide_out) in enumerate(pairwise((channels, *widths)))
         )
         outs = (*reversed(widths[:-1]), 1)
