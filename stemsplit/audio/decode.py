@@ -18,6 +18,7 @@ import numpy as np
 
 from stemsplit.audio.downmix import build_downmix
 from stemsplit.audio.ffmpeg import LOCAL_ONLY, Process, name_file
+from stemsplit.audio.ogg import lacks_end
 from stemsplit.audio.probe import AudioInfo, probe
 from stemsplit.audio.wav import Header, parse_header
 from stemsplit.errors import DecodeError, EmptyAudioError, UsageError
@@ -283,7 +284,7 @@ class Decoder:
         decoded_s = self._read_samples / self.sample_rate
         is_short = announced_s is not None and decoded_s < announced_s - _SHORTFALL_S
         if not (is_short or complaints.errors or status):
-            return None
+            return self._describe_missing_end(decoded_s)
         said = f" (ffmpeg: {complaints.first})" if complaints.errors else ""
         if announced_s is None:
             return f"{self._name} is damaged: decoded {decoded_s:.1f} s{said}"
@@ -292,6 +293,11 @@ class Decoder:
             return f"{self._name} is damaged: {lengths}{said}"
         whole = f"its whole length was decoded: {decoded_s:.1f} s"
         return f"ffmpeg found faults in {self._name}, though {whole}{said}"
+
+    def _describe_missing_end(self, decoded_s: float) -> str | None:
+        if self._info.container != "ogg" or not lacks_end(self._info.path):
+            return None
+        return f"{self._name} has no end: decoded {decoded_s:.1f} s, and more may have been cut off"
 
     def _refuse_nothing(self) -> NoReturn:
         """Say why there is no sample at all."""

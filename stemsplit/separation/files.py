@@ -22,7 +22,13 @@ from stemsplit.audio import (
     probe,
     write_stem_mp4,
 )
-from stemsplit.errors import CancelledError, DecodeError, OutputError, UnknownNameError
+from stemsplit.errors import (
+    CancelledError,
+    DecodeError,
+    OutputError,
+    StemsplitError,
+    UnknownNameError,
+)
 from stemsplit.separation.events import Event, Finished, Notice, Started, StemBlock
 from stemsplit.separation.levels import CLIP_MODES, ClipMode, describe_levels, is_float, to_db
 from stemsplit.separation.manifest import (
@@ -128,6 +134,20 @@ def separate_file(
         DeviceError: The device has not enough memory.
         CancelledError: `cancelled` was set.
     """
+    try:
+        return _separate_file(separator, job, options, on_event, cancelled)
+    except StemsplitError as error:
+        error.message = _call_by_name(job, error.message)
+        raise
+
+
+def _separate_file(
+    separator: Separator,
+    job: Job,
+    options: FileOptions,
+    on_event: OnEvent,
+    cancelled: threading.Event | None,
+) -> Result:
     began = time.perf_counter()
     _check(cancelled)
     source = _record_source(job)
@@ -341,8 +361,20 @@ class _Run:
 
     def _pass_on(self, event: Event) -> None:
         if isinstance(event, Notice):
+            event = Notice(_call_by_name(self._job, event.message))
             self._notices.append(event.message)
         self._on_event(event)
+
+
+def _call_by_name(job: Job, sentence: str) -> str:
+    """Speak of a source that lies in a temporary file by its name: "stdin"."""
+    source = job.source
+    if not source.is_temporary:
+        return sentence
+    path = str(source.path)
+    for written in (repr(path), f"file:{path}", path):
+        sentence = sentence.replace(written, source.name)
+    return sentence
 
 
 def _skip(job: Job) -> Result:

@@ -56,6 +56,20 @@ def test_a_cut_file_gives_what_is_left_and_says_what_is_missing(
     assert repr(str(path)) in warning
 
 
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.99])
+def test_a_cut_file_that_announces_no_length_is_told_by_its_missing_end(
+    tmp_path: Path, whole: dict[str, bytes], suffix: str, share: float
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(whole[suffix][: round(share * len(whole[suffix]))])
+    samples, warnings = read_damaged(path)
+    assert samples > 0.1 * len(MUSIC[0])
+    [warning] = warnings
+    assert warning.startswith(f"{str(path)!r} ")
+    assert "more may have been cut off" in warning or "is damaged" in warning
+
+
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "m4a", "ogg", "opus"])
 def test_a_hole_in_a_file_is_told(tmp_path: Path, whole: dict[str, bytes], suffix: str) -> None:
     data = bytearray(whole[suffix])

@@ -234,6 +234,12 @@ def test_standard_input_without_anything(
     monkeypatch.setattr("sys.stdin", Piped(home / "empty"))
     assert main(["-"]) == 1
     assert capsys.readouterr().err.startswith("error: nothing came in on standard input\nhelp: ")
+    (home / "noise").write_bytes(b"\0\1\2 not a song" * 99)
+    monkeypatch.setattr("sys.stdin", Piped(home / "noise"))
+    assert main(["-"]) == 1
+    said = capsys.readouterr().err
+    assert "stdin" in said
+    assert "stemsplit-stdin-" not in said
     monkeypatch.setattr("sys.stdin", None)
     assert main(["-"]) == 2
     assert "pipe something into it" in capsys.readouterr().err
