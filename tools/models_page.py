@@ -39,7 +39,7 @@ def describe(entry: ModelEntry) -> str:
         "",
         entry.description,
         "",
-        f"- stems: {', '.join(entry.stems)}",
+        f"- stems: {', '.join(entry.all_stems)}",
         f"- architecture: {entry.architecture or f'ensemble of {members}'}",
         f"- licence of the weights: {entry.licence}",
         f"- source: {entry.source_page}",

@@ -97,7 +97,7 @@ def list_models(
     rows = [
         (
             entry.name + (" *" if entry.name == known.default else ""),
-            ", ".join(entry.stems),
+            ", ".join(entry.all_stems),
             entry.architecture or "ensemble",
             entry.licence,
             _format_score(_find_best_score(entry)),
@@ -124,7 +124,7 @@ def show_info(name: Name, registry: Registries = None, as_json: AsJson = False) 
         return 0
     is_cached = _is_cached(entry, known, store)
     facts = {
-        "stems": ", ".join(entry.stems),
+        "stems": ", ".join(entry.all_stems),
         "architecture": entry.architecture or "ensemble",
         "sample rate": f"{entry.sample_rate} Hz, {format_count(entry.channels, 'channel')}",
         "licence": entry.licence,
@@ -321,7 +321,7 @@ def _describe(entry: ModelEntry, known: Registry, store: Store) -> dict[str, Any
         "description": entry.description,
         "architecture": entry.architecture,
         "config": dict(entry.config),
-        "stems": list(entry.stems),
+        "stems": list(entry.all_stems),
         "sample_rate": entry.sample_rate,
         "channels": entry.channels,
         "licence": entry.licence,

@@ -261,7 +261,7 @@ def _make_plan(
 
     registry = Registry.load(request.registries)
     entry = find_entry(request.model, registry)
-    stems = plan_stems(entry.stems, request.options).names
+    stems = plan_stems(entry.stems, request.options, entry.residual).names
     find_ffmpeg()
     jobs = plan_jobs(inputs, stems=stems, model=entry.name, options=request.file_options)
     description = None if entry.name in registry.entries else entry.description

@@ -92,10 +92,12 @@ class Model(nn.Module, ABC):
         config: What is separated; of one network, everything that decides its shape.
         stems: What `forward` returns, in order; a subset of `config.stems` after `only`.
         name: What the model is called, once it is loaded.
+        residual: The one of `stems` that is the mixture less all the others, if there is one.
         weights_sha256: Identifies the weights and how they were read, once they are loaded.
     """
 
     name: str = ""
+    residual: str | None = None
     weights_sha256: str = ""
     config: ModelConfig
 

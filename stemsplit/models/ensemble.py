@@ -1,12 +1,14 @@
 """Several models as one: each stem the weighted average of those members that give it.
 
-Vocals from one model and drums from another is the same thing with weights of 1 and 0.
+Vocals from one model and drums from another is the same thing with weights of 1 and 0. What all
+these stems leave of the mixture may be a stem, too: a model of the vocals alone is completed so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from stemsplit.errors import CheckpointError
@@ -19,18 +21,24 @@ class Ensemble(Model):
     The separator feeds every member in chunks of its own; `forward` gives all the same samples.
     """
 
-    def __init__(self, stems: Sequence[str], members: Sequence[Member]) -> None:
+    def __init__(
+        self, stems: Sequence[str], members: Sequence[Member], residual: str | None = None
+    ) -> None:
         """Put members together.
 
         Args:
-            stems: What comes out, in order.
+            stems: What the members give, in order.
             members: At least one for every stem. Weights need not add up to 1.
+            residual: A last stem: the mixture less all of `stems`.
 
         Raises:
             CheckpointError: Members of different rates or channels, or a stem that nobody gives.
         """
         first = members[0].model
-        super().__init__(ModelConfig(tuple(stems), first.channels, first.sample_rate))
+        self._averaged = tuple(stems)
+        everything = self._averaged if residual is None else (*self._averaged, residual)
+        super().__init__(ModelConfig(everything, first.channels, first.sample_rate))
+        self.residual = residual
         for model, _ in members:
             mine = (model.channels, model.sample_rate)
             if mine != (first.channels, first.sample_rate):
@@ -48,7 +56,9 @@ class Ensemble(Model):
         return self._members
 
     def _leave_out_unneeded(self) -> None:
-        totals = dict.fromkeys(self.stems, 0.0)
+        if self.residual not in self.stems:
+            self._averaged = self.stems
+        totals = dict.fromkeys(self._averaged, 0.0)
         for member in self._members:
             for stem in totals:
                 totals[stem] += member.weights.get(stem, 0)
@@ -73,9 +83,14 @@ class Ensemble(Model):
     def forward(self, mixture: Tensor) -> Tensor:
         """Run every member and average. See `Model.forward`."""
         batch, channels, samples = mixture.shape
-        average = mixture.new_zeros(batch, len(self.stems), channels, samples)
+        average = mixture.new_zeros(batch, len(self._averaged), channels, samples)
         for model, shares in self._members:
-            places = [self.stems.index(stem) for stem in shares]
+            places = [self._averaged.index(stem) for stem in shares]
             weights = mixture.new_tensor(list(shares.values()))[:, None, None]
             average[:, places] += weights * model.only(list(shares))(mixture)
-        return average
+        if self.residual not in self.stems:
+            return average
+        rest = mixture - average.sum(dim=1)
+        given = [*average.unbind(1), rest]
+        names = (*self._averaged, self.residual)
+        return torch.stack([given[names.index(stem)] for stem in self.stems], dim=1)

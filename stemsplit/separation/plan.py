@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stemsplit.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stemsplit.models.base import ChunkPlan
 
 FRAMINGS = ("default", "original")
@@ -120,35 +120,51 @@ def plan_framing(chunk: ChunkPlan, sample_rate: int, options: Options) -> Framin
     return Framing(samples, samples - hop, chunk.edge_samples, grid)
 
 
+class Mix(NamedTuple):
+    """What an output is made of.
+
+    Attributes:
+        mixture: How often it has the mixture: 0 or 1.
+        stems: How often it has each of the networks' stems: 1 or -1.
+    """
+
+    mixture: int
+    stems: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class StemPlan:
-    """Which stems the model is asked for, and which are worked out from them.
+    """Which stems the networks are asked for, and what comes out.
 
     Attributes:
         of_model: The stems to compute.
-        derived: "residual" or "no_<stem>"; the mixture minus all of `of_model`.
+        mixes: What each output is made of, in order; derived ones last.
     """
 
     of_model: tuple[str, ...]
-    derived: str | None
+    mixes: Mapping[str, Mix]
 
     @property
     def names(self) -> tuple[str, ...]:
         """All that come out, the derived one last."""
-        return self.of_model if self.derived is None else (*self.of_model, self.derived)
+        return tuple(self.mixes)
 
 
-def plan_stems(known: Sequence[str], options: Options) -> StemPlan:
+def plan_stems(known: Sequence[str], options: Options, residual: str | None = None) -> StemPlan:
     """Work out which stems come out. Needs no network: the registry's names will do.
 
     Args:
-        known: The model's stems.
+        known: The stems that the model's networks give.
         options: `stems`, `two_stems` and `residual` are read.
+        residual: What the model calls the mixture less all of these, where that is a stem too.
 
     Raises:
         UnknownNameError: A stem that the model does not give.
         UsageError: Options that exclude each other, or no stem at all.
     """
+    mixes = {stem: Mix(0, {stem: 1}) for stem in known}
+    if residual is not None:
+        mixes[residual] = Mix(1, dict.fromkeys(known, -1))
     if options.two_stems is not None:
         if options.stems is not None or options.residual:
             raise UsageError(
@@ -158,16 +174,29 @@ def plan_stems(known: Sequence[str], options: Options) -> StemPlan:
         wanted: tuple[str, ...] = (options.two_stems,)
         derived: str | None = f"no_{options.two_stems}"
     else:
-        wanted = tuple(known) if options.stems is None else tuple(dict.fromkeys(options.stems))
+        wanted = tuple(mixes) if options.stems is None else tuple(dict.fromkeys(options.stems))
         derived = RESIDUAL if options.residual else None
     if not wanted:
-        raise UsageError("no stem was asked for", help=f"choose among {', '.join(known)}.")
+        raise UsageError("no stem was asked for", help=f"choose among {', '.join(mixes)}.")
     for stem in wanted:
-        if stem not in known:
+        if stem not in mixes:
             raise UnknownNameError(
-                "stem", stem, known, more=f"This model gives {', '.join(known)}."
+                "stem", stem, mixes, more=f"This model gives {', '.join(mixes)}."
             )
-    return StemPlan(wanted, derived)
+    given = {stem: mixes[stem] for stem in wanted}
+    if derived is not None:
+        given[derived] = _leave(given.values())
+    of_model = tuple(stem for stem in known if any(stem in mix.stems for mix in given.values()))
+    return StemPlan(of_model, given)
+
+
+def _leave(given: Iterable[Mix]) -> Mix:
+    """Return the mixture less all of these."""
+    mixture, stems = 1, Counter[str]()
+    for mix in given:
+        mixture -= mix.mixture
+        stems.subtract(mix.stems)
+    return Mix(mixture, {stem: count for stem, count in stems.items() if count})
 
 
 def check_numbers(options: Options) -> None:

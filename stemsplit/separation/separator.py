@@ -77,7 +77,8 @@ class Separator:
         self.model = model
         self.options = replace(options or Options(), **overrides)
         check_numbers(self.options)
-        self._stem_plan = plan_stems(model.stems, self.options)
+        known = [stem for stem in model.stems if stem != model.residual]
+        self._stem_plan = plan_stems(known, self.options, model.residual)
         self.stems = self._stem_plan.names
         self.device = find_device(self.options.device)
         self.precision = find_precision(self.options.precision, self.device)
@@ -237,16 +238,26 @@ class Separator:
             yield self._finish(ready.pop(count), mixture.pop(count))
 
     def _finish(self, stems: Tensor, mixture: Tensor) -> Tensor:
-        """Return to the source's channels and add the derived stem.
+        """Return to the source's channels, and make the outputs of the networks' stems.
 
-        Shape: (S, C_model, n), (C, n) -> (S or S + 1, C, n).
+        Shape: (S, C_model, n), (C, n) -> (outputs, C, n).
         """
         if mixture.shape[0] < stems.shape[1]:
             stems = stems.mean(dim=1, keepdim=True)
-        if self._stem_plan.derived is None:
+        plan = self._stem_plan
+        if plan.names == plan.of_model:
             return stems
-        rest = mixture - stems.sum(dim=0)
-        return torch.cat((stems, rest.unsqueeze(0)))
+        places = {stem: place for place, stem in enumerate(plan.of_model)}
+        outputs = []
+        for name, mix in plan.mixes.items():
+            if name in places:
+                outputs.append(stems[places[name]])
+                continue
+            signs = torch.zeros(len(stems), 1, 1)
+            for stem, sign in mix.stems.items():
+                signs[places[stem]] = sign
+            outputs.append((signs * stems).sum(dim=0) + mix.mixture * mixture)
+        return torch.stack(outputs)
 
     def _make_lanes(self) -> Lanes:
         """Return what takes one song through every network, once or at several places of chunks."""

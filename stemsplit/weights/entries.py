@@ -22,8 +22,8 @@ from stemsplit.weights.sources import HttpSource, LocalSource, Source, is_inner_
 from stemsplit.weights.tables import Table
 
 MODEL_KEYS = (
-    "description", "architecture", "config", "stems", "sample_rate", "channels", "chunk", "files",
-    "members", "licence", "source_page", "paper", "scores",
+    "description", "architecture", "config", "stems", "residual", "sample_rate", "channels",
+    "chunk", "files", "members", "licence", "source_page", "paper", "scores",
 )  # fmt: skip
 FILE_KEYS = (
     "source", "format", "name", "sha256", "checksum", "size", "member", "stem", "keymap",
@@ -111,15 +111,19 @@ def _unknown_model(lead: str, name: str, entries: Mapping[str, ModelEntry]) -> R
 
 def _parse_model(name: str, table: Table) -> ModelEntry:
     stems = table.texts("stems")
-    for stem in stems:
-        if not _FILE_NAME.fullmatch(stem):
-            table.refuse("stems", f"holds {stem!r}", "a stem's name becomes a file's name.")
+    residual = table.optional_text("residual")
+    for key, stem in (*(("stems", stem) for stem in stems), ("residual", residual)):
+        if stem is not None and not _FILE_NAME.fullmatch(stem):
+            table.refuse(key, f"holds {stem!r}", "a stem's name becomes a file's name.")
+    if residual in stems:
+        table.refuse("residual", f"is {residual!r}, one of the stems", "name what they leave.")
     entry = ModelEntry(
         name=name,
         description=table.text("description"),
         architecture=table.optional_text("architecture"),
         config=table.mapping("config"),
         stems=stems,
+        residual=residual,
         sample_rate=table.integer("sample_rate", 44100),
         channels=table.integer("channels", 2),
         chunk=_parse_chunk(table),

@@ -90,6 +90,7 @@ class ModelEntry:
         architecture: A key of `stemsplit.models.catalogue.ARCHITECTURES`; None for an ensemble.
         config: The architecture's own settings, checked when the network is built.
         stems: In the order of the network's outputs.
+        residual: What the mixture without all of `stems` is called, where that is a stem too.
         sample_rate: Hz.
         channels: Audio channels that the network sees.
         chunk: What of the architecture's `ChunkPlan` this model has otherwise.
@@ -106,6 +107,7 @@ class ModelEntry:
     architecture: str | None
     config: Mapping[str, object]
     stems: tuple[str, ...]
+    residual: str | None
     sample_rate: int
     channels: int
     chunk: Mapping[str, object]
@@ -115,6 +117,11 @@ class ModelEntry:
     source_page: str
     paper: str | None
     scores: tuple[Score, ...]
+
+    @property
+    def all_stems(self) -> tuple[str, ...]:
+        """What the model gives: `stems`, and what they leave."""
+        return self.stems if self.residual is None else (*self.stems, self.residual)
 
     @property
     def is_ensemble(self) -> bool:

@@ -60,7 +60,14 @@ def load_entry(
     on_progress: Callable[..., None] | None = None,
 ) -> Model:
     """Return the model of an entry; see `load_model`."""
-    model, digest = (_join if entry.members else _build)(entry, registry, store, on_progress)
+    model: Model
+    if entry.members:
+        model, digest = _join(entry, registry, store, on_progress)
+    else:
+        model, digest = _build(entry, registry, store, on_progress)
+        if entry.residual is not None:
+            alone = Member(model, dict.fromkeys(entry.stems, 1.0))
+            model = Ensemble(entry.stems, [alone], entry.residual)
     model.name = entry.name
     model.weights_sha256 = digest
     return model.eval()
@@ -77,7 +84,7 @@ def _join(
         members.append(Member(model.eval(), member.weights))
     parts = [[one.model.weights_sha256, dict(one.weights)] for one in members]
     told = json.dumps([entry.stems, parts], sort_keys=True)
-    return Ensemble(entry.stems, members), hashlib.sha256(told.encode()).hexdigest()
+    return Ensemble(entry.stems, members, entry.residual), hashlib.sha256(told.encode()).hexdigest()
 
 
 def _build(

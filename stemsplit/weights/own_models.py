@@ -94,6 +94,7 @@ def describe(entry: ModelEntry) -> dict[str, str]:
         "architecture": entry.architecture,
         "config": dict(entry.config),
         "stems": list(entry.stems),
+        **({} if entry.residual is None else {"residual": entry.residual}),
         "sample_rate": entry.sample_rate,
         "channels": entry.channels,
         "chunk": dict(entry.chunk),

@@ -99,14 +99,14 @@ class Registry:
         Raises:
             UnknownNameError: No model at all has this stem.
         """
-        stems = {name for entry in self.entries.values() for name in entry.stems}
+        stems = {name for entry in self.entries.values() for name in entry.all_stems}
         if stem is not None and stem not in stems:
             raise UnknownNameError("stem", stem, stems)
         words = set((licence or "").casefold().split())
         return [
             entry
             for entry in self.entries.values()
-            if (stem is None or stem in entry.stems)
+            if (stem is None or stem in entry.all_stems)
             and words <= set(entry.licence.casefold().split())
         ]
 

@@ -4,7 +4,7 @@ import pytest
 
 from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.models.base import ChunkPlan
-from stemsplit.separation.plan import Framing, Options, check_numbers, plan_framing, plan_stems
+from stemsplit.separation.plan import Framing, Mix, Options, check_numbers, plan_framing, plan_stems
 
 CHUNK = ChunkPlan(samples=441_000, overlap=0.25, edge_samples=4096, multiple_of=1024, remainder=0)
 STEMS = ("vocals", "drums", "bass", "other")
@@ -60,6 +60,38 @@ def test_which_stems_come_out() -> None:
     assert plan_stems(STEMS, Options(stems=("bass", "bass"))).names == ("bass",)
     assert plan_stems(STEMS, Options(residual=True)).names == (*STEMS, "residual")
     assert plan_stems(STEMS, Options(two_stems="drums")).names == ("drums", "no_drums")
+
+
+REST = "rest"
+EVERYTHING = dict.fromkeys(STEMS, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(stems=(REST,)), {REST: Mix(1, dict.fromkeys(STEMS, -1))}),
+        (
+            Options(two_stems=REST),
+            {REST: Mix(1, dict.fromkeys(STEMS, -1)), "no_rest": Mix(0, EVERYTHING)},
+        ),
+        (Options(two_stems="bass"), {"bass": Mix(0, {"bass": 1}), "no_bass": Mix(1, {"bass": -1})}),
+        (
+            Options(stems=(REST, "bass"), residual=True),
+            {
+                REST: Mix(1, dict.fromkeys(STEMS, -1)),
+                "bass": Mix(0, {"bass": 1}),
+                "residual": Mix(0, {stem: 1 for stem in STEMS if stem != "bass"}),
+            },
+        ),
+    ],
+)
+def test_what_a_models_stems_leave_is_a_stem_too(
+    options: Options, expected: dict[str, Mix]
+) -> None:
+    plan = plan_stems(STEMS, options, REST)
+    assert plan.mixes == expected
+    assert plan.of_model == (("bass",) if options.two_stems == "bass" else STEMS)
+    assert plan_stems(STEMS, Options(), REST).names == (*STEMS, REST)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,37 @@ def test_every_member_of_an_ensemble_is_framed_in_its_own_way(
     torch.testing.assert_close(both["vocals"], average, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("members", [False, True])
+def test_what_the_stems_leave_of_the_mixture_completes_a_model(
+    tmp_path: Path, *, members: bool
+) -> None:
+    folder = tmp_path / "own"
+    write_model(folder, 0, "one")
+    manifest = folder / "models.toml"
+    text = manifest.read_text()
+    if members:
+        text += (
+            '[models.both]\ndescription = "d"\nstems = ["vocals"]\nresidual = "rest"\n'
+            '[[models.both.members]]\nmodel = "one"\nweights = { vocals = 2 }\n'
+        )
+    else:
+        text = text.replace('"accompaniment"]\n', '"accompaniment"]\nresidual = "rest"\n')
+    manifest.write_text(text)
+    model = load("both" if members else "one", tmp_path / "cache", manifest)
+    assert model.stems[-1] == model.residual == "rest"
+    mixture = 0.1 * torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stems = model(mixture[None])[0]
+        torch.testing.assert_close(stems.sum(dim=0), mixture)
+        turned = model.only(["rest", "vocals"])(mixture[None])[0]
+        torch.testing.assert_close(turned, stems[[-1, 0]])
+    whole = Separator(model).separate(mixture)
+    assert tuple(whole) == model.stems
+    torch.testing.assert_close(torch.stack(tuple(whole.values())).sum(dim=0), mixture)
+    alone = Separator(model, stems=("rest",)).separate(mixture)
+    torch.testing.assert_close(alone["rest"], whole["rest"])
+
+
 def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
     registry = Registry.load()
     with pytest.raises(UnknownNameError, match="spleeter-2stems"):
