@@ -47,6 +47,8 @@ def describe(entry: ModelEntry) -> str:
     ]
     if entry.paper:
         lines.append(f"- paper: {entry.paper}")
+    if entry.verified:
+        lines.append(f"- verified: {entry.verified}")
     lines += [f"- published score: {describe_score(score)}" for score in entry.scores]
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from stemsplit.weights.tables import Table
 
 MODEL_KEYS = (
     "description", "architecture", "config", "stems", "residual", "sample_rate", "channels",
-    "chunk", "files", "members", "licence", "source_page", "paper", "scores",
+    "chunk", "files", "members", "licence", "source_page", "paper", "verified", "scores",
 )  # fmt: skip
 FILE_KEYS = (
     "source", "format", "name", "sha256", "checksum", "size", "member", "stem", "keymap",
@@ -134,6 +134,7 @@ def _parse_model(name: str, table: Table) -> ModelEntry:
         licence=table.text("licence", "not stated"),
         source_page=table.text("source_page", "not stated"),
         paper=table.optional_text("paper"),
+        verified=table.optional_text("verified"),
         scores=tuple(
             _parse_score(row, stems)
             for row in table.tables("scores", ("dataset", "metric", "values", "source"))

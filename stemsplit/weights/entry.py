@@ -99,6 +99,7 @@ class ModelEntry:
         licence: Of the weights; "not stated" where it is not.
         source_page: Where the publisher describes them.
         paper: The citation.
+        verified: How it was shown that the weights do here what they do for their authors.
         scores: What was published.
     """
 
@@ -116,6 +117,7 @@ class ModelEntry:
     licence: str
     source_page: str
     paper: str | None
+    verified: str | None
     scores: tuple[Score, ...]
 
     @property
