@@ -93,11 +93,13 @@ class Model(nn.Module, ABC):
         stems: What `forward` returns, in order; a subset of `config.stems` after `only`.
         name: What the model is called, once it is loaded.
         residual: The one of `stems` that is the mixture less all the others, if there is one.
+        adds_up: Whether its stems together are the mixture, by the way they are made.
         weights_sha256: Identifies the weights and how they were read, once they are loaded.
     """
 
     name: str = ""
     residual: str | None = None
+    adds_up: bool = False
     weights_sha256: str = ""
     config: ModelConfig
 

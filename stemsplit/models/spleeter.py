@@ -201,6 +201,8 @@ class Spleeter(SpectralModel):
             fixed=True,
         )
         self.core = SpleeterCore(config)
+        # Each bin is shared out; above the networks' band it is so by the average of shares.
+        self.adds_up = config.extension == "average"
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
         """Cut the magnitudes to the band and to segments, zeros behind the last.

@@ -150,13 +150,17 @@ class StemPlan:
         return tuple(self.mixes)
 
 
-def plan_stems(known: Sequence[str], options: Options, residual: str | None = None) -> StemPlan:
+def plan_stems(
+    known: Sequence[str], options: Options, residual: str | None = None, *, adds_up: bool = False
+) -> StemPlan:
     """Work out which stems come out. Needs no network: the registry's names will do.
 
     Args:
         known: The stems that the model's networks give.
         options: `stems`, `two_stems` and `residual` are read.
         residual: What the model calls the mixture less all of these, where that is a stem too.
+        adds_up: Whether all of these together are the mixture: the last of them is what the others
+            leave, then, where all are wanted and nothing changes them afterwards.
 
     Raises:
         UnknownNameError: A stem that the model does not give.
@@ -183,6 +187,10 @@ def plan_stems(known: Sequence[str], options: Options, residual: str | None = No
             raise UnknownNameError(
                 "stem", stem, mixes, more=f"This model gives {', '.join(mixes)}."
             )
+    if adds_up and not options.wiener and options.framing == "default" and len(wanted) > 1:
+        *others, last = known
+        if set(wanted) == set(known):
+            mixes[last] = Mix(1, dict.fromkeys(others, -1))
     given = {stem: mixes[stem] for stem in wanted}
     if derived is not None:
         given[derived] = _leave(given.values())

@@ -78,7 +78,7 @@ class Separator:
         self.options = replace(options or Options(), **overrides)
         check_numbers(self.options)
         known = [stem for stem in model.stems if stem != model.residual]
-        self._stem_plan = plan_stems(known, self.options, model.residual)
+        self._stem_plan = plan_stems(known, self.options, model.residual, adds_up=model.adds_up)
         self.stems = self._stem_plan.names
         self.device = find_device(self.options.device)
         self.precision = find_precision(self.options.precision, self.device)

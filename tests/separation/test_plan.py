@@ -95,6 +95,25 @@ def test_what_a_models_stems_leave_is_a_stem_too(
 
 
 @pytest.mark.parametrize(
+    ("options", "computed"),
+    [
+        (Options(), STEMS[:-1]),
+        (Options(stems=tuple(reversed(STEMS))), STEMS[:-1]),
+        (Options(stems=STEMS[1:]), STEMS[1:]),
+        (Options(two_stems=STEMS[-1]), STEMS[-1:]),
+        (Options(wiener=1), STEMS),
+        (Options(framing="original"), STEMS),
+    ],
+)
+def test_the_last_of_stems_that_add_up_is_what_the_others_leave(
+    options: Options, computed: tuple[str, ...]
+) -> None:
+    plan = plan_stems(STEMS, options, adds_up=True)
+    assert plan.of_model == computed
+    assert plan.names == plan_stems(STEMS, options).names
+
+
+@pytest.mark.parametrize(
     "options",
     [
         Options(stems=()),

@@ -235,3 +235,15 @@ def test_stems_asked_for_in_another_order_keep_their_names_with_a_filter() -> No
     assert list(turned) == ["accompaniment", "vocals"]
     for stem in usual:
         torch.testing.assert_close(turned[stem], usual[stem])
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_stems_that_share_the_mixture_add_up_to_it(rate: int) -> None:
+    model = Spleeter(SpleeterConfig.tiny(("vocals", "drums", "other"))).eval()
+    mixture = music(60_000)
+    stems = Separator(model).separate(mixture, rate)
+    total = torch.stack(tuple(stems.values())).sum(dim=0)
+    torch.testing.assert_close(total, mixture, rtol=0, atol=1e-6)
+    if rate == model.sample_rate:
+        alone = Separator(model, stems=("other",)).separate(mixture)["other"]
+        torch.testing.assert_close(stems["other"], alone, rtol=0, atol=1e-5)
