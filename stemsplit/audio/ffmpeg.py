@@ -84,6 +84,7 @@ def _starts(program: str) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=8)
 def _ask_version(program: str) -> str:
     done = subprocess.run(
         [program, "-version"],
@@ -101,12 +102,7 @@ def ffmpeg_version() -> str:
     Raises:
         FFmpegMissingError: There is no ffmpeg.
     """
-    return _read_version(find_ffmpeg())
-
-
-@functools.lru_cache(maxsize=8)
-def _read_version(program: Path) -> str:
-    words = _ask_version(str(program)).split()
+    words = _ask_version(str(find_ffmpeg())).split()
     return words[2] if len(words) > 2 else "unknown"
 
 
