@@ -2,7 +2,8 @@
 
 Nothing here knows a layout. Every model of the registry says how its published files are read and
 named, so a file is a model's when its tensors, read and renamed that way, are exactly those of that
-model's network: all names, all shapes, nothing left over.
+model's network: all names, all shapes, nothing left over. Where the files of a layout describe a
+network themselves (`stemsplit.weights.described`), they are first compared with that one.
 """
 
 from __future__ import annotations
@@ -13,30 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stemsplit.errors import CheckpointError, UnsafeWeightsError
+from stemsplit.errors import CheckpointError, RegistryError, UnsafeWeightsError
 from stemsplit.models.base import PerStem, StemModel
 from stemsplit.weights.build import build_model, list_shapes
-from stemsplit.weights.convert import Array, read_checkpoint, sniff_format
+from stemsplit.weights.convert import sniff_format
+from stemsplit.weights.described import Brought, Candidate, Shelf, find_candidates
 from stemsplit.weights.entry import ModelEntry, WeightFile
 from stemsplit.weights.keymaps import build_keymap, rename_arrays
 
 _LARGEST_FOLDER = 64
 _DESCRIBE = "describe the model in a models.toml beside them: docs/adding-weights.md."
-
-
-class _Brought:
-    """A file as it was brought: its format by its bytes, its tensors under their own names."""
-
-    def __init__(self, path: Path, format: str) -> None:
-        self.path = path
-        self.format = format
-        self._read: dict[frozenset[str], Mapping[str, Array]] = {}
-
-    def read(self, inert: frozenset[str]) -> Mapping[str, Array]:
-        """Return its tensors; `inert` as a keymap has it. Read once, whoever asks."""
-        if inert not in self._read:
-            self._read[inert] = read_checkpoint(self.path, self.format, inert=inert).arrays
-        return self._read[inert]
 
 
 def recognise(path: Path, registry: Mapping[str, ModelEntry]) -> ModelEntry:
@@ -47,14 +34,55 @@ def recognise(path: Path, registry: Mapping[str, ModelEntry]) -> ModelEntry:
         registry: Models by name; where several fit, the first is taken.
 
     Returns:
-        The known model's entry, with these files in place of the published ones, and those stems
-        alone that the files are for where each stem has a network of its own.
+        The entry of the network that the files describe, or the known model's, with these files in
+        place of the published ones, and those stems alone that the files are for where each stem
+        has a network of its own.
 
     Raises:
-        CheckpointError: No model has these tensors, or the files are damaged.
+        CheckpointError: No model has these tensors, they are not what their description says, or
+            the files are damaged.
         UnsafeWeightsError: A pickle asks for what no weights need.
     """
-    brought = list(_find_weights(path))
+    shelf = Shelf()
+    unlike = None
+    for candidate in find_candidates(path, registry, shelf):
+        try:
+            return _check(candidate, path)
+        except CheckpointError as error:
+            unlike = error
+    try:
+        return _search(path, registry, shelf)
+    except CheckpointError as error:
+        # What the files say of themselves is nearer than any model of the registry.
+        raise unlike or error from None
+
+
+def _check(candidate: Candidate, path: Path) -> ModelEntry:
+    """Return a described model's entry, if its files have that network's tensors.
+
+    Raises:
+        CheckpointError: They have not, or there is no such network.
+    """
+    entry, source = candidate.entry, candidate.source
+    help = f"keep the {source} that the training wrote with these weights beside them."
+    try:
+        shapes = list_shapes(build_model(entry))
+    except RegistryError as error:
+        raise CheckpointError(
+            f"{path}: what its {source} says is no network: {error.message}", help=help
+        ) from error
+    try:
+        for file, brought in zip(entry.files, candidate.brought, strict=True):
+            label = f"{file.name} should be {entry.architecture} as its {source} says"
+            _compare(file, entry, brought, shapes, label)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", help=help) from error
+    return entry
+
+
+def _search(path: Path, registry: Mapping[str, ModelEntry], shelf: Shelf) -> ModelEntry:
+    """Return the entry of the registry whose tensors these are. See `recognise`."""
+    brought = list(_find_weights(path, shelf))
     if not brought:
         raise CheckpointError(f"{path} holds no weights in a format that is known", help=_DESCRIBE)
     misfits: list[CheckpointError] = []
@@ -89,7 +117,7 @@ class _StrangeError(_MisfitError):
     """Nothing in a file is called as anything in the network is."""
 
 
-def _find_weights(path: Path) -> Iterator[_Brought]:
+def _find_weights(path: Path, shelf: Shelf) -> Iterator[Brought]:
     """Yield a file, or every file of a folder that is in a format of weights."""
     files = [path]
     if path.is_dir():
@@ -97,12 +125,12 @@ def _find_weights(path: Path) -> Iterator[_Brought]:
         only = "*.index" if sniff_format(path) == "tensorflow" else "*"
         files = sorted(file for file in path.glob(only) if file.is_file())[:_LARGEST_FOLDER]
     for file in files:
-        format = sniff_format(file)
-        if format is not None:
-            yield _Brought(file, format)
+        brought = shelf.take(file)
+        if brought is not None:
+            yield brought
 
 
-def _fit(entry: ModelEntry, path: Path, brought: Sequence[_Brought]) -> ModelEntry:
+def _fit(entry: ModelEntry, path: Path, brought: Sequence[Brought]) -> ModelEntry:
     """Return the entry with these files, if each of them is one of the model's.
 
     Raises:
@@ -110,7 +138,7 @@ def _fit(entry: ModelEntry, path: Path, brought: Sequence[_Brought]) -> ModelEnt
     """
     model = build_model(entry)
     shapes = list_shapes(model)
-    placed: dict[WeightFile, _Brought] = {}
+    placed: dict[WeightFile, Brought] = {}
     for one in brought:
         file = _place(entry, one, shapes)
         if file in placed:
@@ -139,7 +167,7 @@ def _fit(entry: ModelEntry, path: Path, brought: Sequence[_Brought]) -> ModelEnt
 
 
 def _place(
-    entry: ModelEntry, brought: _Brought, shapes: Mapping[str, tuple[int, ...]]
+    entry: ModelEntry, brought: Brought, shapes: Mapping[str, tuple[int, ...]]
 ) -> WeightFile:
     """Return the one of a model's files that this is: by its tensors, then by its name."""
     fitting, error = [], None
@@ -147,7 +175,7 @@ def _place(
         if file.format != brought.format:
             continue
         try:
-            _compare(file, entry, brought, shapes)
+            _compare(file, entry, brought, shapes, entry.name)
         except CheckpointError as misfit:
             error = error or misfit
         else:
@@ -166,15 +194,19 @@ def _place(
 
 
 def _compare(
-    file: WeightFile, entry: ModelEntry, brought: _Brought, shapes: Mapping[str, tuple[int, ...]]
+    file: WeightFile,
+    entry: ModelEntry,
+    brought: Brought,
+    shapes: Mapping[str, tuple[int, ...]],
+    label: str,
 ) -> None:
-    """Check that a file's tensors are those that the network wants of it.
+    """Check that a file's tensors are those that the network wants of it; `label` names it.
 
     Raises:
         _MisfitError: They are not.
     """
     keymap = build_keymap(file.keymap, file.stem, entry.stems)
-    renamed = rename_arrays(keymap, brought.read(keymap.inert))
+    renamed = rename_arrays(keymap, brought.read(keymap.inert).arrays)
     prefix = "" if file.stem is None else f"core.nets.{file.stem}."
     mine = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
     found = renamed.arrays
@@ -192,7 +224,7 @@ def _compare(
     ]
     if told:
         kind = _StrangeError if mine.keys().isdisjoint(found) else _MisfitError
-        raise kind(f"{entry.name}, but {'; '.join(told)}", help=_DESCRIBE)
+        raise kind(f"{label}, but {'; '.join(told)}", help=_DESCRIBE)
 
 
 def _stands_alone(model: StemModel, missing: Sequence[WeightFile]) -> bool:
