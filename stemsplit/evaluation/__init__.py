@@ -1,0 +1,5 @@
+"""Scores of separated stems beside the true ones."""
+
+from stemsplit.evaluation.bss_eval import BssEval, bss_eval
+
+__all__ = ["BssEval", "bss_eval"]
