@@ -46,6 +46,9 @@ def recognise(path: Path, registry: Mapping[str, ModelEntry]) -> ModelEntry:
     shelf = Shelf()
     unlike = None
     for candidate in find_candidates(path, registry, shelf):
+        if isinstance(candidate, CheckpointError):
+            unlike = candidate
+            continue
         try:
             return _check(candidate, path)
         except CheckpointError as error:

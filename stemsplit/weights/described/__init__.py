@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from stemsplit.errors import CheckpointError
 from stemsplit.weights.described import bsrnn, lightning, open_unmix
 from stemsplit.weights.described.brought import Brought, Shelf
 from stemsplit.weights.described.candidate import Candidate
@@ -24,11 +25,16 @@ _LAYOUTS: Mapping[str, Callable[[Path, ModelEntry, Shelf], Candidate | None]] = 
 }
 """By keymap."""
 
+_INSIDE = ("intermediate-block-unet", "lasaft")
+"""Those whose published files describe themselves too, and may be known in spite of it."""
+
 
 def find_candidates(
     path: Path, registry: Mapping[str, ModelEntry], shelf: Shelf
-) -> Iterator[Candidate]:
+) -> Iterator[Candidate | CheckpointError]:
     """Yield the models that a person's own files describe, one for each layout at the most.
+
+    In place of a model comes what is wrong with a description that the weights cannot be without.
 
     Args:
         path: A file of weights, or a folder with some.
@@ -36,12 +42,18 @@ def find_candidates(
         shelf: Where files are read.
 
     Raises:
-        CheckpointError: A description is damaged, or says what no network of its layout can be.
+        CheckpointError: A file beside the weights is damaged, or says what no network of its layout
+            can be.
     """
     for keymap, find in _LAYOUTS.items():
         for entry in registry.values():
             if entry.files and entry.files[0].keymap == keymap:
-                candidate = find(path, entry, shelf)
+                try:
+                    candidate: Candidate | CheckpointError | None = find(path, entry, shelf)
+                except CheckpointError as error:
+                    if keymap not in _INSIDE:
+                        raise
+                    candidate = error
                 if candidate is not None:
                     yield candidate
                 break

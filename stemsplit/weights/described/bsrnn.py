@@ -250,7 +250,7 @@ def _read_hop(values: Values, n_fft: int) -> int:
             transform.expect(key, wanted, f"and only {wanted} is known")
         if way == "direct_transform":
             transform.choice("power", {None: None})
-        hops.append(transform.integer("hop_length", n_fft))
+        hops.append(transform.integer("hop_length", n_fft - 1))
     if hops[0] != hops[1]:
         featurizer.refuse("inverse_transform.hop_length", f"is {hops[1]}, after one of {hops[0]}")
     return hops[0]

@@ -75,6 +75,8 @@ def build_candidate(
         f"{template.architecture} by its {source}: {', '.join(stems)}",
         config=config,
         stems=stems,
+        # Named for the known model's stems: the mixture less others is something else.
+        residual=template.residual if stems == template.stems else None,
         sample_rate=sample_rate,
         channels=channels,
         chunk={},
@@ -82,6 +84,7 @@ def build_candidate(
         # What is known of the published weights is not known of these.
         licence="not stated",
         source_page="not stated",
+        verified=None,
         scores=(),
     )
     return Candidate(entry, tuple(one for one, _ in weights), source)

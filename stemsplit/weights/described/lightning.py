@@ -25,9 +25,20 @@ _PREFIX = "hyper_parameters."
 _NET = "state_dict.spec2spec."
 _STEMS = ("vocals", "drums", "bass", "other")
 _ANY_ACTIVATION = {name: name for name in ACTIVATIONS}
+_BLOCKS = {
+    "tfc": ("tfc_activation", None),
+    "tdf": ("tdf_activation", "bias"),
+    "tdc": ("tdc_activation", None),
+    "tdc-rnn": ("tdc_rnn_activation", "bias_tdf"),
+    "tfc-tdf": ("tfc_tdf_activation", "tfc_tdf_bias"),
+}
+"""What a U-Net's own activation is called, and whether its matrices have a bias, if it has any."""
+
 _TRIM = 5000
 _MOST_UNITS = 1 << 14
 _MOST_CHANNELS = 4096
+# Of a chunk, with the next one: the separator's own limit.
+_MOST_SHARED = 0.75
 
 
 def find_unet(path: Path, template: ModelEntry, shelf: Shelf) -> Candidate | None:
@@ -48,18 +59,11 @@ def find_unet(path: Path, template: ModelEntry, shelf: Shelf) -> Candidate | Non
     brought, checkpoint = opened
     values = _find_values(brought, checkpoint)
     stem = check_stem(path, values.text("target_name") if "target_name" in values else "vocals")
-    own = {
-        "tfc": "tfc_activation",
-        "tdf": "tdf_activation",
-        "tdc": "tdc_activation",
-        "tdc-rnn": "tdc_rnn_activation",
-        "tfc-tdf": "tfc_tdf_activation",
-    }
-    bias = {"tdf": "bias", "tdc-rnn": "bias_tdf", "tfc-tdf": "tfc_tdf_bias"}.get(block)
+    activation, bias = _BLOCKS[block]
     config = {
         **_read_frame(values, 1024, 256, "magnitude", "masking", "sigmoid"),
         "block": block,
-        "activation": values.choice(own[block], _ANY_ACTIVATION, "relu"),
+        "activation": values.choice(activation, _ANY_ACTIVATION, "relu"),
         "bias": bias is not None and values.flag(bias, False),
     }
     if block == "tdc-rnn":
@@ -155,7 +159,7 @@ def _read_frame(
     estimates = {"mapping": "mapping", "masking": "masking"}
     return {
         "n_fft": values.integer("n_fft", 1 << 16, least=8, default=n_fft),
-        "hop_length": values.integer("hop_length", 1 << 16, default=hop),
+        "hop_length": values.integer("hop_length", 1 << 16, least=2, default=hop),
         "segment_frames": values.integer("num_frame", 1 << 14, least=2, default=128),
         "spectrogram": values.choice("spec_type", kinds, kind),
         "estimate": values.choice("spec_est_mode", estimates, estimate),
@@ -180,7 +184,7 @@ def _read_levels(values: Values) -> str | tuple[int, ...]:
         return "all"
     if isinstance(value, str):
         try:
-            value = json.loads(value.replace("(", "[").replace(")", "]"))
+            value = json.loads(value)
         except (ValueError, RecursionError):
             values.refuse("t_down_layers", "is no list of levels")
     if not isinstance(value, list) or any(
@@ -252,7 +256,8 @@ def _check_sizes(values: Values, config: Mapping[str, Any], *, halves_time: bool
     frames, hop = config["segment_frames"], config["hop_length"]
     if halves_time and frames % (1 << len(set(halved))):
         values.refuse("num_frame", f"is {frames}, which does not halve at {len(halved)} levels")
-    # At either end, what the transform or the original does not vouch for.
-    edge = math.ceil(max(_TRIM, config["n_fft"]) / hop)
-    if hop > config["n_fft"] or frames - 1 <= 2 * edge + frames // 8:
+    # As the networks plan their chunks: what is not heard at either end, and the cross-fade.
+    trim, border = math.ceil(_TRIM / hop), math.ceil(config["n_fft"] / hop)
+    shared = 2 * max(trim, border) + min(16, frames // 8) if halves_time else 2 * border + 2
+    if hop >= config["n_fft"] or frames - 1 <= max(2 * trim, shared / _MOST_SHARED):
         values.refuse("num_frame", f"is {frames}, at {hop} samples each: too short to be joined")

@@ -134,7 +134,7 @@ def _read(folder: Path, target: str, brought: Brought) -> _Said:
         nfft=n_fft,
         nb_channels=channels,
         hidden_size=args.integer("hidden_size", 1 << 14, least=2),
-        nhop=values.integer("nhop", n_fft),
+        nhop=values.integer("nhop", n_fft - 1),
         sample_rate=sample_rate,
         max_bin=min(max(arrays["input_mean"].size, 1), n_fft // 2 + 1),
     )

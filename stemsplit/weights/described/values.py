@@ -19,11 +19,12 @@ T = TypeVar("T")
 LARGEST = 1_000_000
 """Bytes of a description file; the originals' have a few thousand."""
 
-_HELP = "mend the description, or take it away and describe the model in a models.toml."
+_HELP = "mend it, or describe the model in a models.toml: docs/adding-weights.md."
 _MISSING = object()
 # How omegaconf writes that a value is that of another key: dots in front go up, as in a path.
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 _MOST_REFERENCES = 8
+_DEEPEST = 32
 # What PyYAML's constructors come to on "!!bool x", "!!timestamp x", "!!int ''" and their like.
 _WRONG_SCALARS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 
@@ -190,11 +191,18 @@ def read_yaml(path: Path) -> Values:
 
     text = _read_text(path)
     try:
-        # A few aliases of aliases stand for more than a machine holds; the originals write none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise CheckpointError(f"{path} has aliases (*name)", help=_HELP)
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            # A few aliases of aliases stand for more than a machine holds, and the time that
+            # levels take grows with their square: the originals write none, and three.
+            if isinstance(event, yaml.AliasEvent):
+                raise CheckpointError(f"{path} has aliases (*name)", help=_HELP)
+            if depth > _DEEPEST:
+                raise CheckpointError(f"{path} has more than {_DEEPEST} levels", help=_HELP)
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, *_WRONG_SCALARS) as error:
+    except (yaml.YAMLError, *_WRONG_SCALARS) as error:
         raise _damaged(path, "YAML of plain values", error) from error
     return _check_mapping(path, values)
 
