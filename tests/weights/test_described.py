@@ -527,6 +527,19 @@ def test_lasaft_by_its_hyper_parameters(tmp_path: Path, name: str) -> None:
     assert model(golden["song"][None])[0].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("gpocm", "tfc_activation"), ("gpocm_lasaft", "tfc_tdf_activation")]
+)
+def test_lasaft_has_two_names_for_its_activation(tmp_path: Path, name: str, key: str) -> None:
+    path = write_lightning(tmp_path / "a.ckpt", f"lasaft_{name}", **{key: "tanh"})
+    assert recognise_alone(path).config["activation"] == "tanh"
+
+
+def test_what_the_vocals_leave_is_named_and_what_others_leave_is_not(tmp_path: Path) -> None:
+    for stem, residual in (("vocals", "accompaniment"), ("bass", None)):
+        assert recognise_alone(write_bsrnn(tmp_path / stem)).residual == residual
+
+
 @pytest.mark.parametrize("levels", ["[1]", [1], (1,)])
 def test_levels_that_halve_frames_as_a_text_or_a_list(tmp_path: Path, levels: object) -> None:
     path = write_lightning(tmp_path / "a.ckpt", "unet_tfc", t_down_layers=levels)
