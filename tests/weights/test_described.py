@@ -38,9 +38,15 @@ def read_registry() -> Registry:
 
 
 def recognise_alone(path: Path) -> ModelEntry:
-    """Recognise weights where one model of each layout is known: the others only take time."""
+    """Recognise weights beside one known model of each layout, small ones, as all of them are built."""
     entries = read_registry().entries
-    known = {name: entries[name] for name in ("umxhq", "bsrnn", "tfc-tdf", "lasaft-2020")}
+    small = {
+        "umxhq": {"hidden_size": 4},
+        "bsrnn": {"splits": (((4000, 4000),),), "layers": 1},
+        "tfc-tdf": {"blocks": 3, "layers": 1},
+        "lasaft-2020": {"blocks": 3, "layers": 1, "transform": "none"},
+    }
+    known = {name: replace(entries[name], config=config) for name, config in small.items()}
     return recognise(path, known)
 
 
