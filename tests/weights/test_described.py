@@ -38,7 +38,7 @@ def read_registry() -> Registry:
 
 
 def recognise_alone(path: Path) -> ModelEntry:
-    """Recognise weights beside one known model of each layout, small ones, as all of them are built."""
+    """Recognise weights beside one known model of each layout; small ones, as all are built."""
     entries = read_registry().entries
     small = {
         "umxhq": {"hidden_size": 4},
