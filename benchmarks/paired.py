@@ -14,6 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+# A program that may not keep its compiled modules compiles them at every start.
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -41,7 +44,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, **(env or {})},
+        env={**_ENVIRONMENT, **(env or {})},
     )
     assert process.stderr is not None
     words = process.stderr.read().decode(errors="replace")

@@ -56,11 +56,12 @@ class _Phase(NamedTuple):
     """A phase along one axis.
 
     Attributes:
-        taps: Where its kernel's values, in order, stand in the transposed kernel.
+        first: Which value of the transposed kernel is its own kernel's last; every stride-th after
+            that, back to front, are the others.
         before: How many samples before q the kernel begins.
     """
 
-    taps: list[int]
+    first: int
     before: int
 
 
@@ -68,8 +69,7 @@ def _plan_axis(kernel: int, stride: int, padding: int) -> list[_Phase]:
     phases = []
     for offset in range(stride):
         shift, first = divmod(offset + padding, stride)
-        taps = list(range(first, kernel, stride))[::-1]
-        phases.append(_Phase(taps, len(taps) - 1 - shift))
+        phases.append(_Phase(first, len(range(first, kernel, stride)) - 1 - shift))
     return phases
 
 
@@ -95,7 +95,12 @@ class PhasedConvTranspose2d(nn.Module):
         weight = layer.weight.detach().transpose(0, 1)
         bias = None if layer.bias is None else layer.bias.detach()
         parts = [
-            _Part(weight[:, :, row.taps][:, :, :, column.taps], bias, row.before, column.before)
+            _Part(
+                weight[:, :, row.first :: stride, column.first :: stride].flip(2, 3),
+                bias,
+                row.before,
+                column.before,
+            )
             for row in rows
             for column in columns
         ]

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 _M_TRIM_THRESHOLD = -1
@@ -14,6 +15,8 @@ _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
 _LOOK_EVERY_S = 0.25
 _SETTLING_S = 2.0
+_NEEDS = 8
+_SLACK = 1.03
 
 
 def let_idle_threads_sleep() -> None:
@@ -60,8 +63,10 @@ def keep_freed_memory() -> bool:
 def _give_back_holes(trim: Callable[[int], object]) -> None:
     """Give the kernel what is free whenever the process has grown beyond its need.
 
-    What it needs is what it grows to in the first seconds after the holes went back.
+    What it needs is what it grows to in the seconds after the holes went back: the least of the
+    last few times, since a need that followed every growth would grow with it over hours.
     """
+    needs: deque[int] = deque(maxlen=_NEEDS)
     need = 0
     settled_s = time.monotonic() + _SETTLING_S
     while True:
@@ -69,8 +74,9 @@ def _give_back_holes(trim: Callable[[int], object]) -> None:
         pages = _count_pages()
         if time.monotonic() < settled_s:
             need = max(need, pages)
-        elif pages > need:
+        elif pages > _SLACK * min((need, *needs)):
             trim(0)
+            needs.append(need)
             need = 0
             settled_s = time.monotonic() + _SETTLING_S
 

@@ -88,8 +88,6 @@ class TorchCore:
         )
         if self._channels_last:
             self._core = _copy_images(split_phases(self._core))
-            # torch takes this argument, and its annotations do not know it.
-            self._core.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run once.
@@ -133,9 +131,16 @@ def explain_lack_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def _copy_images(core: nn.Module) -> nn.Module:
-    """Copy a network, and of its tensors those that a memory format is about; share the others."""
-    tensors = [*core.parameters(), *core.buffers()]
-    return copy.deepcopy(core, {id(one): one for one in tensors if one.dim() != 4})
+    """Copy a network with its kernels' channels as the fastest axis; all else is shared."""
+    tensors: dict[int, Tensor] = {}
+    for one in (*core.parameters(), *core.buffers()):
+        copied = one
+        if one.dim() == 4:
+            copied = one.detach().clone(memory_format=torch.channels_last)
+            if isinstance(one, nn.Parameter):
+                copied = nn.Parameter(copied, one.requires_grad)
+        tensors[id(one)] = copied
+    return copy.deepcopy(core, tensors)
 
 
 def _to_channels_last(tensor: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class Workers:
     One worker is the caller itself.
 
     Attributes:
-        depth: How many pieces may be under way while the caller looks for the next: as many as
-            keep all workers busy.
+        depth: How many pieces may be under way while the caller looks for the next: one for each
+            worker, and for all but one of them the next, as they often end together.
     """
 
     def __init__(self, count: int) -> None:
@@ -70,7 +70,7 @@ class Workers:
         Args:
             count: How many pieces run at once.
         """
-        self.depth = count if count > 1 else 0
+        self.depth = 2 * count - 1 if count > 1 else 0
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
             share = -(-_THREADS.borrow() // count)

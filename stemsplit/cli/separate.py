@@ -60,7 +60,7 @@ from stemsplit.errors import StemsplitError, UsageError
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options, check_numbers, plan_stems
 
 if TYPE_CHECKING:
-    from stemsplit.separation.files import FileOptions
+    from stemsplit.separation.files import FileOptions, Job
     from stemsplit.separation.separator import Separator
     from stemsplit.separation.sources import Source
     from stemsplit.weights.entry import ModelEntry
@@ -213,6 +213,8 @@ def carry_out(request: Request, reporter: Reporter) -> int:
             from stemsplit.backends.process import keep_freed_memory
 
             keep_freed_memory()
+            # torch takes its time to load, and ffmpeg can look at the first song meanwhile.
+            threading.Thread(target=_look_at_first, args=(plan.jobs,), daemon=True).start()
             from stemsplit.batch.local import run_batch
 
             outcomes = run_batch(
@@ -267,6 +269,15 @@ def _make_plan(
     description = None if entry.name in registry.entries else entry.description
     plan = Plan(jobs, entry.name, stems, request.file_options.out_dir, description)
     return plan, entry, registry
+
+
+def _look_at_first(jobs: Sequence[Job]) -> None:
+    """Probe a song; the answer is remembered, and what is wrong is told when its turn comes."""
+    from stemsplit.audio import probe
+
+    with contextlib.suppress(StemsplitError):
+        for job in jobs[:1]:
+            probe(job.source.path)
 
 
 def _load_separator(

@@ -152,7 +152,10 @@ def _solve(gram: Tensor, cross: Tensor) -> Tensor:
     if not failed:
         return torch.cholesky_solve(wanted, factor)
     solution, failed = torch.linalg.solve_ex(matrix, wanted)
-    return torch.linalg.lstsq(matrix, wanted).solution if failed else solution
+    if failed:
+        solution = torch.linalg.lstsq(matrix, wanted).solution
+    result: Tensor = solution
+    return result
 
 
 def _cut_frames(both: Tensor, window: int, hop: int) -> Iterator[Tensor]:
@@ -176,7 +179,8 @@ def _score_frames(frames: Tensor, filters: _Filters) -> Tensor:
         """Shape: (F, K, n) -> (S, n)."""
         powers = torch.view_as_real(spectra).square().sum(dim=-1)
         powers[1 : (length + 1) // 2] *= 2
-        return powers.sum(dim=0).unflatten(0, (stems, channels)).sum(dim=1) / length
+        energies: Tensor = powers.sum(dim=0).unflatten(0, (stems, channels)).sum(dim=1)
+        return energies / length
 
     energy = frames[0].square().sum(dim=(1, 3))
     error = (frames[1] - frames[0]).square().sum(dim=(1, 3))
