@@ -70,7 +70,7 @@ class FramedNetwork:
         """Take one chunk through the network.
 
         Args:
-            chunk: At the model's rate. Shape (C, n).
+            chunk: At the model's rate; of any number of channels for a model of one. Shape (C, n).
 
         Returns:
             Its stems, on the CPU. Shape (S, C, n).
@@ -88,11 +88,13 @@ class FramedNetwork:
             # Silence behind a song that is shorter than the network looks at.
             short = max(0, self.framing.chunk_samples - samples)
             chunk = functional.pad(chunk, (0, short))
-        encoded = self._model.encode(chunk.unsqueeze(0).to(self._device))
+        songs = chunk.unsqueeze(1 if self._model.channels == 1 else 0)
+        encoded = self._model.encode(songs.to(self._device))
         outputs = self._core(encoded.inputs)
         # One chunk at a time: spectrograms of all stems are the largest of all arrays.
         with self._decoding:
-            stems = self._model.decode(outputs, encoded.carry, self._refine)[0, ..., :samples]
+            stems = self._model.decode(outputs, encoded.carry, self._refine)[..., :samples]
+        stems = stems.transpose(0, 1).flatten(1, 2)
         if self._kept != list(range(stems.shape[0])):
             stems = stems[self._kept]
         if not bool(torch.isfinite(stems.sum())):

@@ -207,7 +207,9 @@ class Separator:
 
     def _separate_blocks(self, audio: _Source) -> Generator[Tensor]:
         """Yield stems at the source's rate and channels. Shape (S, C, n), n from 1 upwards."""
-        model_rate, channels = self.model.sample_rate, self.model.channels
+        model_rate = self.model.sample_rate
+        # A network of one channel hears each channel by itself.
+        channels = audio.channels if self.model.channels == 1 else self.model.channels
         stems = len(self._stem_plan.of_model)
         inward = Resampler(audio.sample_rate, model_rate, audio.channels)
         outward = Resampler(model_rate, audio.sample_rate, stems * channels)
@@ -273,9 +275,5 @@ class Separator:
 
 
 def _with_channels(samples: Tensor, channels: int) -> Tensor:
-    """Turn one or two channels into as many as the model takes. Shape: (C, n) -> (channels, n)."""
-    if samples.shape[0] == channels:
-        return samples
-    if samples.shape[0] == 1:
-        return samples.expand(channels, -1)
-    return samples.mean(dim=0, keepdim=True)
+    """Give every channel of the model the one of a mono song. Shape: (C, n) -> (channels, n)."""
+    return samples if samples.shape[0] == channels else samples.expand(channels, -1)

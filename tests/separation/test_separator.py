@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,3 +249,18 @@ def test_stems_that_share_the_mixture_add_up_to_it(rate: int) -> None:
     if rate == model.sample_rate:
         alone = Separator(model, stems=("other",)).separate(mixture)["other"]
         torch.testing.assert_close(stems["other"], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"wiener": 1}, {"framing": "original"}])
+@torch.no_grad()
+def test_a_network_of_one_channel_hears_each_channel_by_itself(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = OpenUnmixConfig.tiny(("vocals", "drums"))
+    model = OpenUnmix(replace(config, channels=1)).eval()
+    mixture = music(90_000)
+    both = Separator(model, **options).separate(mixture)
+    for channel in (0, 1):
+        alone = Separator(model, **options).separate(mixture[channel : channel + 1])
+        for stem in model.stems:
+            got = both[stem][channel : channel + 1]
+            torch.testing.assert_close(got, alone[stem], rtol=1e-4, atol=1e-5)
