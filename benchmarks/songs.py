@@ -38,3 +38,23 @@ def write_song(path: Path, seconds: float) -> Path:
             song.writeframesraw(pcm[:left].tobytes())
             left -= len(pcm)
     return path
+
+
+def write_stems(path: Path, stems: int, seconds: float) -> None:
+    """Write the excerpt's first true stems, and what leaks and noise make of them, as an .npz.
+
+    Shape of "true" and "heard": (stems, samples, 2), the order that museval takes.
+    """
+    true = []
+    for stream in range(1, stems + 1):
+        with decode_blocks(find_excerpt(), stream=stream) as blocks:
+            excerpt = np.concatenate(list(blocks), axis=1).T.astype(np.float64)
+            samples = round(seconds * blocks.sample_rate)
+        repeats = -(-samples // len(excerpt))
+        true.append(np.tile(excerpt, (repeats, 1))[:samples])
+    dice = np.random.default_rng(0)
+    heard = [
+        0.9 * one + 0.1 * true[place - 1] + 0.002 * dice.standard_normal(one.shape)
+        for place, one in enumerate(true)
+    ]
+    np.savez(path, true=np.stack(true), heard=np.stack(heard))

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -148,14 +149,12 @@ def _solve(gram: Tensor, cross: Tensor) -> Tensor:
     matrix = matrix.transpose(1, 2).reshape(count * taps, count * taps)
     matrix.diagonal().add_(torch.finfo(torch.float64).eps)
     wanted = cross.transpose(1, 2).reshape(count * taps, -1)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if not failed:
-        return torch.cholesky_solve(wanted, factor)
-    solution, failed = torch.linalg.solve_ex(matrix, wanted)
-    if failed:
-        solution = torch.linalg.lstsq(matrix, wanted).solution
-    result: Tensor = solution
-    return result
+    try:
+        solution = np.linalg.solve(matrix.numpy(), wanted.numpy())
+    except np.linalg.LinAlgError:
+        # Two channels are the same: the shortest filters of all that fit.
+        solution = np.linalg.lstsq(matrix.numpy(), wanted.numpy())[0]
+    return torch.from_numpy(solution)
 
 
 def _cut_frames(both: Tensor, window: int, hop: int) -> Iterator[Tensor]:
