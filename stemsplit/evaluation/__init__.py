@@ -1,5 +1,5 @@
 """Scores of separated stems beside the true ones."""
 
-from stemsplit.evaluation.bss_eval import BssEval, bss_eval
+from stemsplit.evaluation.scores import BssEval, bss_eval
 
 __all__ = ["BssEval", "bss_eval"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stemsplit.errors import UsageError
 from stemsplit.evaluation import bss_eval
-from stemsplit.evaluation.bss_eval import BssEval
+from stemsplit.evaluation.scores import BssEval
 
 
 def make_stems(

@@ -19,7 +19,6 @@ Letters: S stems, C channels, T samples, K = S * C references, L taps, F bins, N
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +28,6 @@ from torch import Tensor
 from stemsplit.errors import UsageError
 
 TAPS = 512
-_BATCH_SAMPLES = 2**18
-"""What is transformed together, per channel: memory stays small."""
 
 
 class BssEval(NamedTuple):
@@ -81,13 +78,11 @@ def bss_eval(
             help="give 1 or more samples of each.",
         )
     both = torch.stack((references.detach().cpu(), estimates.detach().cpu())).double()
-    stems = references.shape[0]
-    filters = _find_filters(both.flatten(1, 2), stems, taps)
-    columns = [
-        _score_frames(frames, filters)
-        for frames in _cut_frames(both, min(window, both.shape[-1]), hop)
-    ]
-    return BssEval(*torch.cat(columns, dim=-1).unbind(0))
+    filters = _find_filters(both.flatten(1, 2), references.shape[0], taps)
+    frames = both.unfold(-1, min(window, both.shape[-1]), hop)
+    meter = _Meter(filters, frames.shape[-1])
+    columns = [meter.score(frame) for frame in frames.unbind(3)]
+    return BssEval(*torch.stack(columns, dim=-1).unbind(0))
 
 
 class _Filters(NamedTuple):
@@ -125,28 +120,29 @@ def _correlate(both: Tensor, taps: int) -> tuple[Tensor, Tensor]:
     step = length - taps + 1
     everything = both.flatten(0, 1)
     count = both.shape[1]
-    total = torch.zeros(length // 2 + 1, count, 2 * count, dtype=torch.complex128)
-    blocks = max(1, _BATCH_SAMPLES // length)
-    for start in range(0, both.shape[-1], blocks * step):
-        # Each block of y is heard on for as long as x, delayed, may meet it.
-        piece = everything[:, start : start + blocks * step + taps - 1]
-        missing = -(piece.shape[-1] - taps + 1) % step
-        later = torch.nn.functional.pad(piece, (0, missing)).unfold(1, length, step)
-        first = torch.fft.rfft(later[:count, :, :step], length).permute(2, 0, 1)
-        second = torch.fft.rfft(later, length).permute(2, 1, 0)
-        total.baddbmm_(first.conj(), second)
-    sums = torch.fft.irfft(total.permute(1, 2, 0), length)[..., :taps]
-    return sums[:, :count], sums[:, count:]
+    total = torch.zeros(count, 2 * count, length // 2 + 1, dtype=torch.complex128)
+    for start in range(0, both.shape[-1], step):
+        # What y is heard for as long as x, delayed, may meet it.
+        later = torch.fft.rfft(everything[:, start : start + length], length)
+        first = torch.fft.rfft(everything[:count, start : start + step], length).conj_physical()
+        for x, sums in zip(first, total, strict=True):
+            sums.addcmul_(x, later)
+    lags = torch.fft.irfft(total, length)[..., :taps]
+    return lags[:, :count], lags[:, count:]
 
 
 def _solve(gram: Tensor, cross: Tensor) -> Tensor:
     """Solve for the filters. Shape: (K, K, L), (K, M, L) -> (K * L, M)."""
     count, _, taps = gram.shape
     lags = torch.arange(taps)
-    lags = lags[:, None] - lags
-    # R_ij(-k) = R_ji(k).
-    matrix = torch.where(lags >= 0, gram[..., lags.abs()], gram.transpose(0, 1)[..., lags.abs()])
-    matrix = matrix.transpose(1, 2).reshape(count * taps, count * taps)
+    lags = lags - lags[:, None]
+    matrix = torch.empty(count, taps, count, taps, dtype=torch.float64)
+    for one in range(count):
+        for other in range(count):
+            # R_ij(-k) = R_ji(k).
+            both_ways = torch.cat((gram[one, other].flip(0), gram[other, one, 1:]))
+            matrix[one, :, other] = both_ways[lags + taps - 1]
+    matrix = matrix.reshape(count * taps, count * taps)
     matrix.diagonal().add_(torch.finfo(torch.float64).eps)
     wanted = cross.transpose(1, 2).reshape(count * taps, -1)
     try:
@@ -157,42 +153,53 @@ def _solve(gram: Tensor, cross: Tensor) -> Tensor:
     return torch.from_numpy(solution)
 
 
-def _cut_frames(both: Tensor, window: int, hop: int) -> Iterator[Tensor]:
-    """Yield a few frames at a time. Shape: (2, S, C, T) -> (2, S, C, n, window)."""
-    frames = both.unfold(-1, window, hop)
-    yield from frames.split(max(1, _BATCH_SAMPLES // window), dim=3)
+class _Meter:
+    """Scores one frame after the other."""
 
+    def __init__(self, filters: _Filters, window: int) -> None:
+        channels, taps, stems = filters.of_own.shape[:3]
+        self._shape = (stems, channels)
+        self._length = _find_fast_length(window + taps - 1)
+        of_all = torch.fft.rfft(filters.of_all.flatten(2), self._length, dim=1)
+        of_own = torch.fft.rfft(filters.of_own, self._length, dim=1)
+        # Inputs first, bins last: (K, K, F), (C, S, C, F).
+        self._of_all = of_all.transpose(1, 2).contiguous()
+        self._of_own = of_own.permute(0, 2, 3, 1).contiguous()
 
-def _score_frames(frames: Tensor, filters: _Filters) -> Tensor:
-    """Score frames. Shape: (2, S, C, n, window) -> (4, S, n)."""
-    stems, channels, window = frames.shape[1], frames.shape[2], frames.shape[-1]
-    taps = filters.of_all.shape[1]
-    length = _find_fast_length(window + taps - 1)
-    true, heard = torch.fft.rfft(frames, length).flatten(1, 2).permute(0, 3, 1, 2)
-    of_all = torch.fft.rfft(filters.of_all, length, dim=1).permute(1, 2, 3, 0).flatten(1, 2)
-    of_own = torch.fft.rfft(filters.of_own, length, dim=1).permute(1, 2, 3, 0)
-    from_all = of_all @ true
-    from_own = (of_own @ true.unflatten(1, (stems, channels))).flatten(1, 2)
-
-    def measure(spectra: Tensor) -> Tensor:
-        """Shape: (F, K, n) -> (S, n)."""
-        powers = torch.view_as_real(spectra).square().sum(dim=-1)
-        powers[1 : (length + 1) // 2] *= 2
-        energies: Tensor = powers.sum(dim=0).unflatten(0, (stems, channels)).sum(dim=1)
-        return energies / length
-
-    energy = frames[0].square().sum(dim=(1, 3))
-    error = (frames[1] - frames[0]).square().sum(dim=(1, 3))
-    scores = torch.stack(
-        (
-            _to_db(energy, error),
-            _to_db(energy, measure(from_own - true)),
-            _to_db(measure(from_own), measure(from_all - from_own)),
-            _to_db(measure(from_all), measure(heard - from_all)),
+    def score(self, frame: Tensor) -> Tensor:
+        """Shape: (2, S, C, window) -> (4, S)."""
+        if (frame.sum(dim=2) == 0).all(dim=-1).any():
+            return frame.new_full((4, self._shape[0]), torch.nan)
+        true, heard = torch.fft.rfft(frame, self._length).flatten(1, 2)
+        from_all = torch.zeros_like(true)
+        for response, reference in zip(self._of_all, true, strict=True):
+            from_all.addcmul_(response, reference)
+        from_own = torch.zeros_like(true).unflatten(0, self._shape)
+        for channel, response in enumerate(self._of_own):
+            from_own.addcmul_(response, true.unflatten(0, self._shape)[:, channel, None])
+        from_own = from_own.flatten(0, 1)
+        energy = frame[0].square().sum(dim=(1, 2))
+        error = (frame[1] - frame[0]).square().sum(dim=(1, 2))
+        return torch.stack(
+            (
+                _to_db(energy, error),
+                _to_db(energy, self._measure(from_own - true)),
+                _to_db(self._measure(from_own), self._measure(from_all - from_own)),
+                _to_db(self._measure(from_all), self._measure(heard.sub_(from_all))),
+            )
         )
-    )
-    is_silent = (frames.sum(dim=2) == 0).all(dim=-1).flatten(0, 1).any(dim=0)
-    return scores.masked_fill(is_silent, torch.nan)
+
+    def _measure(self, spectra: Tensor) -> Tensor:
+        """Return energies by Parseval's theorem. Shape: (K, F) -> (S,)."""
+        parts = torch.view_as_real(spectra).unflatten(0, self._shape)
+
+        def add_up(some: Tensor) -> Tensor:
+            total: Tensor = torch.linalg.vector_norm(some, dim=(1, 2, 3)).square()
+            return total
+
+        # Every bin is its mirror image, too, but the first and, of an even length, the last.
+        alone = parts[:, :, :: parts.shape[2] - 1] if self._length % 2 == 0 else parts[:, :, :1]
+        return (2 * add_up(parts) - add_up(alone)) / self._length
 
 
 def _to_db(wanted: Tensor, rest: Tensor) -> Tensor:
