@@ -41,7 +41,7 @@ def write_song(path: Path, seconds: float) -> Path:
 
 
 def write_stems(path: Path, stems: int, seconds: float) -> None:
-    """Write the excerpt's first true stems, and what leaks and noise make of them, as an .npz.
+    """Write the excerpt's first true stems, and what leaks and saturation make of them.
 
     Shape of "true" and "heard": (stems, samples, 2), the order that museval takes.
     """
@@ -52,9 +52,5 @@ def write_stems(path: Path, stems: int, seconds: float) -> None:
             samples = round(seconds * blocks.sample_rate)
         repeats = -(-samples // len(excerpt))
         true.append(np.tile(excerpt, (repeats, 1))[:samples])
-    dice = np.random.default_rng(0)
-    heard = [
-        0.9 * one + 0.1 * true[place - 1] + 0.002 * dice.standard_normal(one.shape)
-        for place, one in enumerate(true)
-    ]
+    heard = [np.tanh(0.9 * one + 0.1 * true[place - 1]) for place, one in enumerate(true)]
     np.savez(path, true=np.stack(true), heard=np.stack(heard))
