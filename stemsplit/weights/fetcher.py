@@ -159,8 +159,7 @@ class Fetcher:
         if self.is_offline:
             raise OfflineError(
                 f"{source} is not on this machine, and downloads are switched off",
-                help="leave out --offline and unset STEMSPLIT_OFFLINE once, or bring the file with "
-                "`stemsplit models import`.",
+                help="leave out --offline and unset STEMSPLIT_OFFLINE once.",
             )
 
     def clean(self, *, keep_parts: bool) -> None:

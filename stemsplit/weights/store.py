@@ -259,9 +259,10 @@ class Store:
                 file = entry.files[row]
                 if self._expect(file).sha256 is not None:
                     self._discard(self._place(entry, file))
-                brought, digest = fetcher.fetch(
-                    file, self._lock_file.know(file), tally.follow(number)
-                )
+                with _telling_of_import(entry, file):
+                    brought, digest = fetcher.fetch(
+                        file, self._lock_file.know(file), tally.follow(number)
+                    )
                 tally.finish(number)
                 found[row] = self._keep(entry, file, brought, digest)
         return found
@@ -405,6 +406,20 @@ def find_cache() -> Path:
 def is_offline() -> bool:
     """Whether $STEMSPLIT_OFFLINE switches downloads off."""
     return os.environ.get("STEMSPLIT_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+@contextmanager
+def _telling_of_import(entry: ModelEntry, file: WeightFile) -> Iterator[None]:
+    """Add to a download's error what helps whoever has the file already."""
+    try:
+        yield
+    except DownloadError as error:
+        unknown = "" if file.pin else ", whose hash was never published,"
+        error.help += (
+            f" If you have {file.name}{unknown} from elsewhere: "
+            f"`stemsplit models import {entry.name} FILE`."
+        )
+        raise
 
 
 def _find_local(file: WeightFile) -> Path | None:

@@ -238,6 +238,8 @@ def make_entry() -> Callable[..., ModelEntry]:
             licence="MIT",
             source_page="nowhere",
             paper=None,
+            residual=None,
+            verified=None,
             scores=(),
         )
 

@@ -454,6 +454,17 @@ def test_another_hash_in_the_registry_fetches_anew(
 # Offline
 
 
+@pytest.mark.parametrize("is_pinned", [True, False])
+def test_a_failed_download_says_how_to_bring_the_file(
+    server, behave, store, make_entry, make_file, data, is_pinned
+):
+    file = make_file(server.put(behave.status(404)), sha256=sha(data) if is_pinned else None)
+    with pytest.raises(HttpStatusError) as caught:
+        store.fetch(make_entry(file, name="umx"))
+    assert "`stemsplit models import umx FILE`" in caught.value.help
+    assert ("whose hash was never published" in caught.value.help) is not is_pinned
+
+
 def test_offline_nothing_is_asked_for(
     server, behave, make_store, make_entry, make_file, data, root
 ):
