@@ -64,7 +64,7 @@ def bss_eval(
         The scores. Silent is where the channels' sum is zero throughout.
 
     Raises:
-        UsageError: Shapes that do not fit, or no samples.
+        UsageError: Shapes that do not fit, no samples, or samples that are not finite.
     """
     if references.dim() != 3 or references.shape != estimates.shape or references.numel() == 0:
         raise UsageError(
@@ -78,6 +78,11 @@ def bss_eval(
             help="give 1 or more samples of each.",
         )
     both = torch.stack((references.detach().cpu(), estimates.detach().cpu())).double()
+    if not bool(torch.isfinite(both).all()):
+        raise UsageError(
+            "references or estimates hold values that are not numbers (NaN or infinite)",
+            help="look for what made them; silence is zeros.",
+        )
     filters = _find_filters(both.flatten(1, 2), references.shape[0], taps)
     frames = both.unfold(-1, min(window, both.shape[-1]), hop)
     meter = _Meter(filters, frames.shape[-1])

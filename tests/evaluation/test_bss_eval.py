@@ -125,6 +125,14 @@ def test_what_cannot_be_compared(shape: tuple[int, ...], other: tuple[int, ...])
         bss_eval(torch.zeros(shape), torch.zeros(other))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_numbers(value: float) -> None:
+    true, heard = make_stems(2, 100)
+    heard[1, 0, 7] = value
+    with pytest.raises(UsageError, match="not numbers"):
+        bss_eval(true, heard)
+
+
 @pytest.mark.parametrize("values", [{"window": 0}, {"hop": 0}, {"taps": 0}])
 def test_sizes_that_cannot_be(values: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="not possible"):
