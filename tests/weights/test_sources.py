@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stemsplit.errors import UsageError
@@ -110,6 +110,7 @@ def test_only_https_and_this_machine_are_secure(url: str, is_secure: bool) -> No
 
 
 @given(st.text(max_size=40))
+@example("~0")
 def test_any_text_parses_or_is_refused(text: str) -> None:
     try:
         source = parse_source(text, Path("/base"))
