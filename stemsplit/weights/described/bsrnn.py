@@ -10,6 +10,7 @@ the training, with the last of these under `test_dataset`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,7 +210,8 @@ def _read_splits(model: Values, stem: str, sample_rate: int) -> Splits:
     ends = [0, *(end for end, _ in splits)]
     if ends != sorted(set(ends)):
         model.refuse("bandsplits", "has ends that do not rise")
-    bands = sum(-(-(end - start) // step) for start, (end, step) in zip(ends, splits, strict=False))
+    steps = zip(pairwise(ends), splits, strict=True)
+    bands = sum(-(-(end - start) // step) for (start, end), (_, step) in steps)
     if bands > _MOST_BANDS:
         model.refuse("bandsplits", f"makes {bands} bands, of which {_MOST_BANDS} are the most")
     return splits
