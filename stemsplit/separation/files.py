@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -37,15 +37,14 @@ from stemsplit.separation.manifest import (
     Recipe,
     SourceRecord,
     StemRecord,
-    as_plain,
     hash_file,
-    is_done,
     list_versions,
     read_manifest,
     record_source,
     relative_name,
 )
 from stemsplit.separation.naming import Job, plan_jobs
+from stemsplit.separation.recipe import make_recipe, proves_done
 from stemsplit.separation.staging import Staging, refuse_os_errors, staging_folder
 from stemsplit.separation.stem_files import Sound, StemFiles
 from stemsplit.separation.tags import make_tags
@@ -164,46 +163,6 @@ def _separate_file(
         staging.commit(manifest)
     on_event(replace(finished, elapsed_s=time.perf_counter() - began))
     return Result(job, "done", manifest)
-
-
-def proves_done(job: Job, source: SourceRecord, recipe: Recipe) -> bool:
-    """Say whether a song's manifest proves that separating it again would change nothing.
-
-    Args:
-        job: The song.
-        source: As its file is now.
-        recipe: As it would be separated now.
-    """
-    folder = job.manifest.parent
-    files = {stem: relative_name(path, folder) for stem, path in job.outputs.items()}
-    stem_mp4 = relative_name(job.stem_mp4, folder) if job.stem_mp4 else None
-    return is_done(job.manifest, source, recipe, files, stem_mp4)
-
-
-def make_recipe(separator: Separator, job: Job, options: FileOptions) -> Recipe:
-    """Gather all that decides the samples besides the source.
-
-    The kind of number counts; the device does not (its float32 differs in the last bits only, and
-    a graphics card that is new to a machine is no reason to do an archive again).
-    """
-    chosen = asdict(separator.options)
-    for name in ("stems", "device", "precision"):
-        del chosen[name]
-    model = separator.model
-    recipe: Recipe = as_plain(
-        {
-            "model": job.model,
-            "weights_sha256": getattr(model, "weights_sha256", None),
-            "config": asdict(model.config),
-            "chunks": [asdict(member.model.chunk) for member in model.members],
-            "stems": separator.stems,
-            "precision": separator.precision,
-            "options": chosen,
-            "format": asdict(options.format),
-            "clip": options.clip,
-        }
-    )
-    return recipe
 
 
 class _Run:

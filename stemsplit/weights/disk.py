@@ -109,3 +109,10 @@ def write_text(path: Path, text: str) -> None:
 def expand_home(path: str | os.PathLike[str]) -> Path:
     """Return a path with "~" and "~user" as folders; where there is no such user, as it is."""
     return Path(os.path.expanduser(path))
+
+
+def measure_size(path: Path) -> int:
+    """Return the bytes in a file or a folder; 0 where there is none."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())

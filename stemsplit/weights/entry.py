@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 FORMATS = ("torch-pickle", "tensorflow", "hdf5", "safetensors", "numpy", "companion")
 """How a file is read. A "companion" is not read by itself: it has to lie beside another file."""
@@ -65,6 +66,21 @@ class WeightFile:
         if self.sha256 is not None:
             return "sha256"
         return None if self.checksum is None else self.checksum.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """A file of weights that is on this machine and is the right one.
+
+    Attributes:
+        file: What the registry says of it.
+        path: Where it is.
+        sha256: Of the file at `path`.
+    """
+
+    file: WeightFile
+    path: Path
+    sha256: str
 
 
 @dataclass(frozen=True)

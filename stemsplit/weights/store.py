@@ -16,7 +16,6 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,12 +24,14 @@ from stemsplit.weights.digests import Known, Progress, check_file, hash_file
 from stemsplit.weights.disk import (
     expand_home,
     make_folder,
+    measure_size,
     replace_file,
     translate_errors,
     write_text,
 )
-from stemsplit.weights.entry import ModelEntry, WeightFile
-from stemsplit.weights.imports import as_brought, recognise_file
+from stemsplit.weights.entry import FetchedFile, ModelEntry, WeightFile
+from stemsplit.weights.environment import find_cache, is_offline
+from stemsplit.weights.imports import as_brought, recognise_file, telling_of_import
 from stemsplit.weights.patience import Patience
 from stemsplit.weights.records import LockFile, Stamps
 from stemsplit.weights.sources import LocalSource, parse_source
@@ -38,21 +39,6 @@ from stemsplit.weights.tally import Tally
 
 if TYPE_CHECKING:
     from stemsplit.weights.fetcher import Fetcher
-
-
-@dataclass(frozen=True)
-class FetchedFile:
-    """A file of weights that is on this machine and is the right one.
-
-    Attributes:
-        file: What the registry says of it.
-        path: Where it is.
-        sha256: Of the file at `path`.
-    """
-
-    file: WeightFile
-    path: Path
-    sha256: str
 
 
 class Verdict(NamedTuple):
@@ -179,7 +165,7 @@ class Store:
 
     def size(self, entry: ModelEntry) -> int:
         """Return the bytes that a model takes in the cache, converted weights included."""
-        return sum(_measure(path) for path in self._places(entry))
+        return sum(measure_size(path) for path in self._places(entry))
 
     def import_file(self, entry: ModelEntry, paths: Path | Sequence[Path]) -> list[FetchedFile]:
         """Take files that the person has got in their own way, checked like downloaded ones.
@@ -265,7 +251,7 @@ class Store:
                 file = entry.files[row]
                 if self._expect(file).sha256 is not None:
                     self._discard(self._place(entry, file))
-                with _telling_of_import(entry, file):
+                with telling_of_import(entry, file):
                     brought, digest = fetcher.fetch(
                         file, self._lock_file.know(file), tally.follow(number)
                     )
@@ -399,43 +385,7 @@ class Store:
             lock.release()
 
 
-def find_cache() -> Path:
-    """Return the folder that weights are kept in where no other is named."""
-    named = os.environ.get("STEMSPLIT_CACHE", "").strip()
-    if named:
-        return expand_home(named).absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("stemsplit"))
-
-
-def is_offline() -> bool:
-    """Whether $STEMSPLIT_OFFLINE switches downloads off."""
-    return os.environ.get("STEMSPLIT_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
-
-
-@contextmanager
-def _telling_of_import(entry: ModelEntry, file: WeightFile) -> Iterator[None]:
-    """Add to a download's error what helps whoever has the file already."""
-    try:
-        yield
-    except DownloadError as error:
-        unknown = "" if file.pin else ", whose hash was never published,"
-        error.help += (
-            f" If you have {file.name}{unknown} from elsewhere: "
-            f"`stemsplit models import {entry.name} FILE`."
-        )
-        raise
-
-
 def _find_local(file: WeightFile) -> Path | None:
     """Return where a file is that is used in place; None for one that belongs in the cache."""
     source = parse_source(file.source[0])
     return source.path if isinstance(source, LocalSource) and file.member is None else None
-
-
-def _measure(path: Path) -> int:
-    """Return the bytes in a file or a folder; 0 where there is none."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())

@@ -1,3 +1,8 @@
+"""Every format that stems are written in.
+
+One file: each question is asked of all formats, and they share their fixtures.
+"""
+
 from __future__ import annotations
 
 import gc

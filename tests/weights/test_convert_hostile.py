@@ -1,4 +1,7 @@
-"""Files made to do harm: each is refused, nothing of theirs runs, and memory stays small."""
+"""Files made to do harm: each is refused, nothing of theirs runs, and memory stays small.
+
+One file, so that an attack which is known for one format is seen to be missing for another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Weights that are described by what their training wrote down, in sizes that nobody published."""
+"""Weights that are described by what their training wrote down, in sizes that nobody published.
+
+One file, for the layouts share the ways in which a description can be wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """One file over HTTP, from servers that misbehave in every way known to us.
 
 Each misbehaviour is followed by good behaviour: no bad file may be left, and the next try succeeds.
+
+One file, since the server and the list of its misbehaviours are what it is about.
 """
 
 from __future__ import annotations

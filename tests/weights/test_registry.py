@@ -1,4 +1,7 @@
-"""The registry: what is shipped holds together, and what is wrong in a file is told precisely."""
+"""The registry: what is shipped holds together, and what is wrong in a file is told precisely.
+
+One file: most of it is the table of all that can be wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The cache as a whole: whatever happens, it holds no bad file, and the next good day mends all."""
+"""The cache as a whole: whatever happens, it holds no bad file, and the next good day mends all.
+
+One file, as all of it is one state machine: every test is a row of its table.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,10 @@ from stemsplit.errors import (
     UsageError,
     WeightsError,
 )
+from stemsplit.weights.environment import find_cache, is_offline
 from stemsplit.weights.patience import Patience
 from stemsplit.weights.registry import ModelEntry
-from stemsplit.weights.store import Store, find_cache, is_offline
+from stemsplit.weights.store import Store
 
 
 def sha(data: bytes) -> str:
