@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from stemsplit.errors import CheckpointError, RegistryError, UnknownNameError
+from stemsplit.errors import CheckpointError, RegistryError, UnknownNameError, UsageError
 from stemsplit.weights.disk import expand_home
 from stemsplit.weights.entries import check_registry, parse_registry
 from stemsplit.weights.registry import ModelEntry, Registry, read_toml
@@ -22,6 +22,7 @@ from stemsplit.weights.registry import ModelEntry, Registry, read_toml
 MANIFEST = "models.toml"
 HEADER_KEY = "stemsplit"
 _MAX_HEADER_BYTES = 100_000_000
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".h5", ".safetensors", ".toml")
 
 
 def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> ModelEntry:
@@ -32,7 +33,8 @@ def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> Model
         registry: Where names are looked up first.
 
     Raises:
-        UnknownNameError: Neither a name nor a path that exists.
+        UnknownNameError: Neither a name nor a path.
+        UsageError: A path that leads nowhere.
         RegistryError: A folder or registry file that does not describe one model.
         CheckpointError: Weights that do not say what they are, and are of no known model.
     """
@@ -42,6 +44,11 @@ def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> Model
     path = expand_home(text)
     if text in registry.entries:
         return registry.get(text)
+    if not path.exists() and (path.name != text or path.suffix in _SUFFIXES):
+        raise UsageError(
+            f"there is no file or folder {text!r}",
+            help="check the path; `stemsplit models list` shows the models that have names.",
+        )
     if not path.exists():
         raise UnknownNameError(
             "model",

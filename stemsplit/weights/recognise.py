@@ -160,10 +160,11 @@ def _fit(entry: ModelEntry, path: Path, brought: Sequence[Brought]) -> ModelEntr
         )
     found = [file.stem for file in placed if file.stem is not None]
     stems = tuple(stem for stem in entry.stems if stem in found or not found)
+    given = stems if entry.residual is None else (*stems, entry.residual)
     return replace(
         entry,
         name=path.stem.casefold(),
-        description=f"{path.name}, recognised as weights of {entry.name}: {', '.join(stems)}",
+        description=f"{path.name}, recognised as weights of {entry.name}: {', '.join(given)}",
         stems=stems,
         files=tuple(_as_own(file, one.path) for file, one in placed.items()),
     )

@@ -11,7 +11,13 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from stemsplit.errors import CheckpointError, DiskFullError, RegistryError, UnknownNameError
+from stemsplit.errors import (
+    CheckpointError,
+    DiskFullError,
+    RegistryError,
+    UnknownNameError,
+    UsageError,
+)
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
 from stemsplit.separation.separator import Separator
 from stemsplit.weights import disk
@@ -227,8 +233,9 @@ def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
     registry = Registry.load()
     with pytest.raises(UnknownNameError, match="spleeter-2stems"):
         find_entry("spleter-2stems", registry)
-    with pytest.raises(UnknownNameError):
-        find_entry(tmp_path / "nothing", registry)
+    for nowhere in (tmp_path / "nothing", "nothing.pth"):
+        with pytest.raises(UsageError, match="no file or folder"):
+            find_entry(nowhere, registry)
     with pytest.raises(CheckpointError, match="holds no weights"):
         find_entry(tmp_path, registry)
     silent = tmp_path / "silent.safetensors"
