@@ -593,7 +593,7 @@ def test_hyper_parameters_that_are_wrong_do_not_hide_a_known_model(tmp_path: Pat
     config |= {"block": "tfc-tdf", "bottleneck_factor": 4, "bottleneck_least": 6}
     known = replace(entries["tfc-tdf"], config=config)
     assert recognise(path, {"tiny": known}).description == (
-        "best.ckpt, recognised as weights of tfc-tdf: vocals"
+        "best.ckpt, recognised as weights of tfc-tdf: vocals, accompaniment"
     )
     with pytest.raises(CheckpointError, match="unfreeze_stft_from is 3"):
         describe(path)
