@@ -21,6 +21,7 @@
     │   ├── ArchiveError             a zip or tar that is damaged or leaves its folder
     │   ├── UnsafeWeightsError       a pickle that asks for a global not on the allow-list
     │   └── CheckpointError          missing, unexpected or wrongly shaped tensors
+    ├── DatasetError                 no tracks, a stem that cannot be read, a split that is empty
     ├── DeviceError                  a device that is not there, or is out of memory
     └── CancelledError               the person stopped it
 
@@ -37,6 +38,7 @@ __all__ = [
     "AudioError",
     "CancelledError",
     "CheckpointError",
+    "DatasetError",
     "DecodeError",
     "DeviceError",
     "DiskFullError",
@@ -181,6 +183,10 @@ class UnsafeWeightsError(WeightsError):
 
 class CheckpointError(WeightsError):
     """Tensors that are missing, unexpected or of another shape than the network's."""
+
+
+class DatasetError(StemsplitError):
+    """Songs with their true stems that are not there, or not as they should be."""
 
 
 class DeviceError(StemsplitError):

@@ -43,6 +43,7 @@ class Header:
         channel_mask: Loudspeakers by bit, lowest first, as in dwChannelMask; 0 where not said.
         block_bytes: Size of one sample of every channel.
         data_bytes: Announced size of the samples; None where the writer did not know.
+        coding: How samples are written: `PCM`, `FLOAT`, or another of Microsoft's numbers.
     """
 
     sample_rate: int
@@ -50,6 +51,7 @@ class Header:
     channel_mask: int
     block_bytes: int
     data_bytes: int | None
+    coding: int
 
 
 def parse_header(read: Callable[[int], bytes]) -> Header | None:
@@ -65,7 +67,7 @@ def parse_header(read: Callable[[int], bytes]) -> Header | None:
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         return None
     described: tuple[int, ...] | None = None
-    channel_mask = 0
+    channel_mask = coding = 0
     for _ in range(_MAX_CHUNKS):
         chunk = read(8)
         if len(chunk) < 8:
@@ -76,14 +78,15 @@ def parse_header(read: Callable[[int], bytes]) -> Header | None:
                 return None
             _, channels, sample_rate, _, block_bytes = described
             known = None if size in (0, _UNKNOWN) else size
-            return Header(sample_rate, channels, channel_mask, block_bytes, known)
+            return Header(sample_rate, channels, channel_mask, block_bytes, known, coding)
         if size > _MAX_FORMAT_BYTES and name == b"fmt ":
             return None
         body = _read_chunk(read, size + size % 2)
         if name == b"fmt " and len(body) >= 16:
             described = struct.unpack("<HHIIH", body[:14])
-            if described[0] == _EXTENSIBLE and len(body) >= 24:
-                (channel_mask,) = struct.unpack("<I", body[20:24])
+            coding = described[0]
+            if coding == _EXTENSIBLE and len(body) >= 26:
+                channel_mask, coding = struct.unpack("<IH", body[20:26])
     return None
 
 

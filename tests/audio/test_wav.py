@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stemsplit.audio import decode_blocks, probe
-from stemsplit.audio.wav import build_header, parse_header, read_announced_s
+from stemsplit.audio.wav import FLOAT, PCM, build_header, parse_header, read_announced_s
 
 
 def build(**changes: object) -> bytes:
@@ -39,6 +39,16 @@ def test_a_header_comes_back(bits: int, channels: int) -> None:
     assert (header.sample_rate, header.channels, header.channel_mask) == (44100, channels, 0)
     assert header.block_bytes == channels * bits // 8
     assert header.data_bytes == 100 * channels * bits // 8
+    assert header.coding == (FLOAT if bits == 32 else PCM)
+
+
+def test_the_coding_of_an_extensible_header_is_that_of_its_samples() -> None:
+    sub_format = struct.pack("<IH", 3, FLOAT) + bytes(14)
+    body = struct.pack("<HHIIHHHH", 0xFFFE, 2, 44100, 352800, 8, 32, 22, 32) + sub_format
+    chunks = struct.pack("<4sI", b"fmt ", len(body)) + body + struct.pack("<4sI", b"data", 8)
+    header = parse_header(io.BytesIO(b"RIFF\0\0\0\0WAVE" + chunks).read)
+    assert header is not None
+    assert (header.coding, header.channel_mask) == (FLOAT, 3)
 
 
 def test_the_size_of_a_header_depends_on_the_tags_alone() -> None:
