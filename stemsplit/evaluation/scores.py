@@ -19,6 +19,7 @@ Letters: S stems, C channels, T samples, K = S * C references, L taps, F bins, N
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,16 +78,21 @@ def bss_eval(
             f"a window of {window}, a hop of {hop} and {taps} taps are not possible",
             help="give 1 or more samples of each.",
         )
-    both = torch.stack((references.detach().cpu(), estimates.detach().cpu())).double()
-    if not bool(torch.isfinite(both).all()):
+    # As they came, such that a song is not held twice: what is computed with is double, in pieces.
+    both = (references.detach().cpu(), estimates.detach().cpu())
+    if not all(bool(torch.isfinite(stem).all()) for signals in both for stem in signals):
         raise UsageError(
             "references or estimates hold values that are not numbers (NaN or infinite)",
             help="look for what made them; silence is zeros.",
         )
-    filters = _find_filters(both.flatten(1, 2), references.shape[0], taps)
-    frames = both.unfold(-1, min(window, both.shape[-1]), hop)
-    meter = _Meter(filters, frames.shape[-1])
-    columns = [meter.score(frame) for frame in frames.unbind(3)]
+    stems, _, samples = references.shape
+    window = min(window, samples)
+    filters = _find_filters([signals.flatten(0, 1) for signals in both], stems, taps)
+    meter = _Meter(filters, window)
+    columns = []
+    for start in range(0, samples - window + 1, hop):
+        frame = [signals[..., start : start + window].double() for signals in both]
+        columns.append(meter.score(torch.stack(frame)))
     return BssEval(*torch.stack(columns, dim=-1).unbind(0))
 
 
@@ -102,8 +108,8 @@ class _Filters(NamedTuple):
     of_own: Tensor
 
 
-def _find_filters(both: Tensor, stems: int, taps: int) -> _Filters:
-    """Solve the normal equations of the whole track. Shape of both: (2, K, T)."""
+def _find_filters(both: Sequence[Tensor], stems: int, taps: int) -> _Filters:
+    """Solve the normal equations of the whole track. Shape of each of both: (K, T)."""
     gram, cross = _correlate(both, taps)
     count = gram.shape[0]
     channels = count // stems
@@ -116,20 +122,20 @@ def _find_filters(both: Tensor, stems: int, taps: int) -> _Filters:
     return _Filters(of_all, torch.stack(parts, dim=2))
 
 
-def _correlate(both: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+def _correlate(both: Sequence[Tensor], taps: int) -> tuple[Tensor, Tensor]:
     """Return sum_n x[n] y[n + k] of references x and y, and of references x and estimates y.
 
-    Shape: (2, K, T) -> twice (K, K, L), k from 0 to L - 1.
+    Shape: twice (K, T) -> twice (K, K, L), k from 0 to L - 1.
     """
     length = _find_fast_length(max(8 * taps, 2**15))
     step = length - taps + 1
-    everything = both.flatten(0, 1)
-    count = both.shape[1]
+    count, samples = both[0].shape
     total = torch.zeros(count, 2 * count, length // 2 + 1, dtype=torch.complex128)
-    for start in range(0, both.shape[-1], step):
+    for start in range(0, samples, step):
         # What y is heard for as long as x, delayed, may meet it.
-        later = torch.fft.rfft(everything[:, start : start + length], length)
-        first = torch.fft.rfft(everything[:count, start : start + step], length).conj_physical()
+        piece = torch.cat([signals[:, start : start + length].double() for signals in both])
+        later = torch.fft.rfft(piece, length)
+        first = torch.fft.rfft(piece[:count, :step], length).conj_physical()
         for x, sums in zip(first, total, strict=True):
             sums.addcmul_(x, later)
     lags = torch.fft.irfft(total, length)[..., :taps]
