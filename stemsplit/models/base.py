@@ -294,6 +294,18 @@ class SpectralModel(StemModel):
             Shape (B, S, C, F, N).
         """
 
+    def estimate_magnitudes(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
+        """Turn the core's outputs into magnitudes alone: what many networks are trained on.
+
+        Args:
+            outputs: As the core gave them.
+            mixture: Complex. Shape (B, C, F, N).
+
+        Returns:
+            Shape (B, S, C, F, N).
+        """
+        return self.estimate(outputs, mixture).abs()
+
     def encode(self, mixture: Tensor) -> Encoded:
         """Transform, and prepare the core's inputs. See `StemModel.encode`."""
         spectrum = stft(mixture, self.n_fft, self.hop_length, pad_mode=self.pad_mode)

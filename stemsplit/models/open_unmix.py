@@ -157,3 +157,8 @@ class OpenUnmix(SpectralModel):
         # Real pairs: a complex product would multiply by zeros too.
         parts = torch.view_as_real(mixture).unsqueeze(1) * masks.unsqueeze(-1)
         return torch.view_as_complex(parts)
+
+    def estimate_magnitudes(self, outputs: Sequence[Tensor], mixture: Tensor) -> Tensor:
+        """Apply the masks without a phase. Shape: see `estimate`."""
+        (masks,) = outputs
+        return masks * mixture.abs().unsqueeze(1)

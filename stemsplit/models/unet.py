@@ -209,6 +209,13 @@ class SpectrogramUNet(SpectralModel):
         (planes,) = outputs
         return from_planes(planes, mixture, self.config.spectrogram, self.config.estimate)
 
+    def estimate_magnitudes(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
+        """Return the magnitudes as the network gave them, below zero too. See `estimate`."""
+        if self.config.spectrogram == "complex":
+            return super().estimate_magnitudes(outputs, mixture)
+        given = outputs[0].transpose(3, 4)
+        return given if self.config.estimate == "mapping" else given * mixture.abs().unsqueeze(1)
+
 
 @dataclass(frozen=True)
 class IntermediateBlockUNetConfig(SpectrogramUNetConfig):
