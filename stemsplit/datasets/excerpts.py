@@ -185,7 +185,8 @@ def _read_wav(file: IO[bytes], layout: _Layout, start: int, count: int) -> Sampl
 
 def _view(raw: bytes, kind: str, first: int, count: int, step: int) -> NDArray[Any]:
     """Return numbers that lie every `step` bytes. Shape: (count,)."""
-    return np.ndarray((count,), np.dtype(kind), raw, first, (step,))
+    seen: NDArray[Any] = np.ndarray((count,), np.dtype(kind), raw, first, (step,))
+    return seen
 
 
 def _read_by_soundfile(file: IO[bytes], start: int, count: int) -> Samples:
