@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def write_recipe(recipe: RecipeConfig, path: Path) -> None:
     Raises:
         OutputError: The place cannot be written to.
     """
-    write_text(path, "\n".join(_write_table("", to_table(recipe))).lstrip("\n") + "\n")
+    write_text(path, "\n".join(write_table("", to_table(recipe))) + "\n")
 
 
 def _find_shipped(name: str) -> Path:
@@ -150,25 +151,38 @@ def _quote_items(text: str) -> str:
     return json.dumps(items)
 
 
-def _write_table(where: str, values: Mapping[str, Any]) -> list[str]:
-    lines = [] if not where else ["", f"[{where}]"]
+def write_table(where: str, values: Mapping[str, Any]) -> list[str]:
+    """Return a table as the lines of a TOML file, its inner tables behind it.
+
+    Args:
+        where: The table's name; "" for the file itself.
+        values: Texts, numbers, lists and tables.
+    """
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines += [
-        f"{key} = {_write_value(value)}" for key, value in values.items() if key not in tables
+    plain = [
+        f"{_quote(key)} = {_write_value(value)}"
+        for key, value in values.items()
+        if key not in tables
     ]
+    lines = ["", f"[{where}]", *plain] if where and (plain or not tables) else plain
     for key, value in tables.items():
-        lines += _write_table(f"{where}.{key}" if where else key, value)
+        lines += write_table(f"{where}.{_quote(key)}" if where else _quote(key), value)
     return lines
+
+
+def _quote(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def _write_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value)
+        # JSON's escapes are TOML's, but for a lone DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_write_value(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{key} = {_write_value(item)}" for key, item in value.items())
+        inner = ", ".join(f"{_quote(key)} = {_write_value(item)}" for key, item in value.items())
         return "{ " + inner + " }"
     return repr(value)

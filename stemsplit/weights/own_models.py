@@ -3,6 +3,7 @@
 -m umxhq                    a name in the registry
 -m my-model/                a folder with a models.toml beside its weights
 -m my-model/models.toml     a registry file; its default, or its only model
+-m runs/vocals/             a training's folder; the best epoch so far
 -m model.safetensors        weights that say in their header what they are
 -m d3net-mss/, vocals.pth   weights as others publish them, known by their tensors
 """
@@ -20,6 +21,10 @@ from stemsplit.weights.entries import check_registry, parse_registry
 from stemsplit.weights.registry import ModelEntry, Registry, read_toml
 
 MANIFEST = "models.toml"
+RUN_MODEL = "model"
+"""The folder in a training's folder that holds what it has learned."""
+RUN_RECIPE = "recipe.toml"
+"""The file that makes a folder a training's."""
 HEADER_KEY = "stemsplit"
 _MAX_HEADER_BYTES = 100_000_000
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".h5", ".safetensors", ".toml")
@@ -57,11 +62,23 @@ def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> Model
             more="`stemsplit models list` shows all; a path works too.",
         )
     if path.is_dir():
-        manifest = path / MANIFEST
-        return _read_manifest(manifest) if manifest.is_file() else _recognise(path, registry)
+        return _open_folder(path, registry)
     if path.suffix == ".toml":
         return _read_manifest(path)
     return _read_header(path) or _recognise(path, registry)
+
+
+def _open_folder(path: Path, registry: Registry) -> ModelEntry:
+    for manifest in (path / MANIFEST, path / RUN_MODEL / MANIFEST):
+        if manifest.is_file():
+            return _read_manifest(manifest)
+    if (path / RUN_RECIPE).is_file():
+        raise CheckpointError(
+            f"the training in {path} has not exported a model yet",
+            help="the first is there after its first validation; `stemsplit train --resume` "
+            "goes on with it.",
+        )
+    return _recognise(path, registry)
 
 
 def _recognise(path: Path, registry: Registry) -> ModelEntry:
