@@ -35,8 +35,9 @@ def combine_magnitude_mse(estimates: Tensor, stems: Tensor) -> Tensor:
     with_one, with_two = 2 ** (count - 1) - 1, 2 ** (count - 2) - 1
     each = wrong.square().mean() * count
     together = wrong.sum(dim=1).square().mean()
-    total: Tensor = (with_one - with_two) * each + with_two * together
-    return total / (2**count - 2)
+    total = (with_one - with_two) * each + with_two * together
+    mean: Tensor = total / (2**count - 2)
+    return mean
 
 
 def combine_sdr(mixture: Tensor, estimates: Tensor, stems: Tensor) -> Tensor:
