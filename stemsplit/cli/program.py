@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from stemsplit.cli.doctor import doctor
+from stemsplit.cli.evaluate import evaluate
 from stemsplit.cli.layout import Command, Root
 from stemsplit.cli.models import build_models
 from stemsplit.cli.separate import separate
@@ -33,6 +34,7 @@ def build_program() -> Any:
     app.callback()(stemsplit)
     app.command(cls=Command)(separate)
     app.add_typer(build_models(), name="models")
+    app.command("eval", cls=Command)(evaluate)
     app.command(cls=Command)(doctor)
     return typer.main.get_command(app)
 

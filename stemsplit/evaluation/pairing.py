@@ -46,8 +46,8 @@ def pair_stems(given: Sequence[str], wanted: Sequence[str], *, has_rest: bool) -
         Groups; none has a stem that is not given, but for one's rest.
     """
     stems = [stem for stem in given if stem in wanted]
-    is_pair = VOCALS in stems and ACCOMPANIMENT in stems
     pair = (VOCALS, ACCOMPANIMENT)
+    is_pair = all(stem in stems for stem in pair)
     others = [stem for stem in stems if not (is_pair and stem == ACCOMPANIMENT)]
     groups = []
     if len(others) > 1:
@@ -56,10 +56,10 @@ def pair_stems(given: Sequence[str], wanted: Sequence[str], *, has_rest: bool) -
     elif others and not is_pair:
         alone = others[0]
         together = (alone, rest_of(alone)) if has_rest else (alone,)
-        told = [stem for stem in together if stem in wanted]
-        groups.append(Together(together, tuple(told)))
+        groups.append(Together(together, tuple(stem for stem in together if stem in wanted)))
     if is_pair:
         groups.append(Together(pair, pair))
-    elif len(others) > 1 and VOCALS in others and ACCOMPANIMENT in wanted and has_rest:
+    is_told = any(ACCOMPANIMENT in group.told for group in groups)
+    if ACCOMPANIMENT in wanted and not is_told and VOCALS in given and has_rest:
         groups.append(Together(pair, (ACCOMPANIMENT,)))
     return groups

@@ -71,6 +71,8 @@ class TrackScores:
         hop_s: From one frame to the next.
         stems: In the order of the data set; accompaniment last.
         notes: What a person should know: stems left out, lengths mended.
+        estimates: Whose: a model's name, or a folder.
+        kept: The folder that the estimates were written to; empty for none.
         fingerprint: Of all that decides the numbers.
     """
 
@@ -80,6 +82,8 @@ class TrackScores:
     hop_s: float
     stems: tuple[StemScores, ...]
     notes: tuple[str, ...] = ()
+    estimates: str = ""
+    kept: str = ""
     fingerprint: str = ""
 
 
@@ -137,6 +141,8 @@ def to_json(scores: TrackScores) -> dict[str, Any]:
                 for stem in scores.stems
             ],
             "notes": list(scores.notes),
+            "estimates": scores.estimates,
+            "kept": scores.kept,
             "fingerprint": scores.fingerprint,
         },
     }
@@ -184,6 +190,8 @@ def from_json(told: Mapping[str, Any]) -> TrackScores:
         hop_s=float(ours["hop_s"]),
         stems=tuple(stems),
         notes=_texts(ours["notes"]),
+        estimates=str(ours["estimates"]),
+        kept=str(ours["kept"]),
         fingerprint=str(ours["fingerprint"]),
     )
 
