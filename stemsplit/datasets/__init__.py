@@ -11,6 +11,7 @@ from __future__ import annotations
 from stemsplit.datasets.excerpts import read_excerpt
 from stemsplit.datasets.index import Index, Statistics, TrackIndex, open_index
 from stemsplit.datasets.layouts import open_dataset
+from stemsplit.datasets.sample import fetch_sample
 from stemsplit.datasets.splits import Validation, parse_validation, require
 from stemsplit.datasets.track import AudioFile, Dataset, Split, Track
 
@@ -23,6 +24,7 @@ __all__ = [
     "Track",
     "TrackIndex",
     "Validation",
+    "fetch_sample",
     "open_dataset",
     "open_index",
     "parse_validation",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,14 +91,14 @@ class Statistics:
         hop_length: Distance of frames in samples.
         mean: Of all frames. Shape: (F,), F = n_fft // 2 + 1.
         scale: Standard deviation, at least 1e-4 of its highest. Shape: (F,).
-        tracks: Whose mixtures it was computed from, sorted.
+        fingerprint: Of the recordings that they were computed from.
     """
 
     n_fft: int
     hop_length: int
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
-    tracks: tuple[str, ...]
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class StoredIndex:
                 {
                     "n_fft": one.n_fft,
                     "hop_length": one.hop_length,
-                    "tracks": one.tracks,
+                    "fingerprint": one.fingerprint,
                     "mean": one.mean.tolist(),
                     "scale": one.scale.tolist(),
                 }
@@ -200,7 +200,7 @@ def _read_statistics(table: dict[str, Any]) -> Statistics:
         table["hop_length"],
         np.array(table["mean"], np.float64),
         np.array(table["scale"], np.float64),
-        tuple(table["tracks"]),
+        table["fingerprint"],
     )
 
 
@@ -235,15 +235,16 @@ def _read_header(file: AudioFile) -> FileRecord:
     return FileRecord(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        digest=_digest(file.path, status.st_size),
+        digest=digest_file(file.path),
         samples=info.samples,
         sample_rate=info.sample_rate,
         channels=info.channels,
     )
 
 
-def _digest(path: Path, size: int) -> str:
+def digest_file(path: Path) -> str:
     """Return a hash of pieces from all over a file."""
+    size = path.stat().st_size
     hasher = hashlib.blake2b(digest_size=12)
     with path.open("rb") as file:
         for index in range(_PIECES):
@@ -261,9 +262,25 @@ def fits(record: FileRecord, path: Path) -> bool:
         status = path.stat()
         if status.st_size != record.size:
             return False
-        return status.st_mtime_ns == record.mtime_ns or _digest(path, record.size) == record.digest
+        return status.st_mtime_ns == record.mtime_ns or digest_file(path) == record.digest
     except OSError:
         return False
+
+
+def fingerprint(tracks: Sequence[Track], digest: Callable[[Path], str]) -> str:
+    """Return a hash of the recordings that some tracks' mixtures are made of, in any order."""
+    lines = [
+        f"{track.name}\0{digest(file.path)}\n"
+        for track in tracks
+        for file in parts_of_mixture(track)
+    ]
+    data = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+def parts_of_mixture(track: Track) -> list[AudioFile]:
+    """Return the mixture; where there is none, the stems that it is the sum of."""
+    return [*track.stems.values()] if track.mixture is None else [track.mixture]
 
 
 def path_in(root: Path, file: AudioFile) -> str:
@@ -312,18 +329,17 @@ def open_index(dataset: Dataset) -> Index:
             f"{len(stale)} of {len(files)} files are not those that were prepared, as "
             f"{min(stale)}: measured again; `stemsplit prepare` would store it"
         )
-    changed = {track.name for track in dataset.tracks if _is_among(track, dataset.root, stale)}
-    statistics = _keep_statistics(stored.statistics, dataset, changed, notes)
+    digests = {file.path: record.digest for file, record in records.items()}
+    of = fingerprint(dataset.select("train"), digests.__getitem__)
+    statistics = tuple(one for one in stored.statistics if one.fingerprint == of)
+    if len(statistics) < len(stored.statistics):
+        notes.append("spectrogram statistics are of other training tracks: not used")
     return Index(tracks, statistics, tuple(notes))
 
 
 def _files_of(track: Track) -> list[AudioFile]:
     mixture = [] if track.mixture is None else [track.mixture]
     return [*track.stems.values(), *mixture]
-
-
-def _is_among(track: Track, root: Path, paths: Sequence[str]) -> bool:
-    return any(path_in(root, file) in paths for file in _files_of(track))
 
 
 def _summarise(track: Track, records: Mapping[AudioFile, FileRecord]) -> TrackIndex:
@@ -351,16 +367,3 @@ def _summarise(track: Track, records: Mapping[AudioFile, FileRecord]) -> TrackIn
         peaks={s: record.peak for s, record in by_stem.items() if record.peak is not None},
         activity={s: r.activity for s, r in by_stem.items() if r.activity is not None},
     )
-
-
-def _keep_statistics(
-    stored: Sequence[Statistics], dataset: Dataset, changed: set[str], notes: list[str]
-) -> tuple[Statistics, ...]:
-    """Return the statistics of tracks that are still there, unchanged, and for training."""
-    train = {track.name for track in dataset.select("train")}
-    kept = tuple(
-        one for one in stored if set(one.tracks) == train and not changed.intersection(one.tracks)
-    )
-    if len(kept) < len(stored):
-        notes.append("spectrogram statistics are of other training tracks: not used")
-    return kept
