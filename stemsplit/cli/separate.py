@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sys
 import tempfile
 import threading
@@ -12,9 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from stemsplit.cli import EXIT_STOPPED
 from stemsplit.cli.arguments import (
     PRECISIONS,
     AsJson,
@@ -55,6 +52,7 @@ from stemsplit.cli.arguments import (
     time_of,
 )
 from stemsplit.cli.progress import Plan, Reporter, Summary, choose_reporter, title_of
+from stemsplit.cli.stopping import stoppable
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UsageError
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options, check_numbers, plan_stems
@@ -206,7 +204,7 @@ def carry_out(request: Request, reporter: Reporter) -> int:
         StemsplitError: The model cannot be loaded.
     """
     began_s = time.monotonic()
-    with _stoppable(), _spooled(request) as inputs:
+    with stoppable(), _spooled(request) as inputs:
         plan, entry, registry = _make_plan(request, inputs)
         with reporter:
             reporter.on_plan(plan)
@@ -320,30 +318,3 @@ def _spooled(request: Request) -> Iterator[Sequence[str | Source]]:
         path = spool_stream(sys.stdin.buffer, Path(folder))
         spooled = Source(path, "stdin", is_temporary=True)
         yield [spooled if name == STDIN else name for name in request.inputs]
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Clean up when Ctrl-C or a request to end (SIGTERM) comes; a second one, later, ends at once.
-
-    Signals that follow within a second belong to the first: `timeout` and others send several.
-    """
-    asked_s: list[float] = []
-
-    def stop(number: int, frame: Any) -> None:
-        asked_s.append(time.monotonic())
-        if len(asked_s) == 1:
-            raise KeyboardInterrupt
-        if asked_s[-1] - asked_s[0] > 1:
-            # What was being written is in a folder of its own, which the next run takes away.
-            os._exit(EXIT_STOPPED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Whoever runs it in a thread handles signals.
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
