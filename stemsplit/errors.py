@@ -22,6 +22,7 @@
     │   ├── UnsafeWeightsError       a pickle that asks for a global not on the allow-list
     │   └── CheckpointError          missing, unexpected or wrongly shaped tensors
     ├── DatasetError                 no tracks, a stem that cannot be read, a split that is empty
+    ├── TrainingError                the loss or the weights are no numbers any more
     ├── DeviceError                  a device that is not there, or is out of memory
     └── CancelledError               the person stopped it
 
@@ -53,6 +54,7 @@ __all__ = [
     "OutputError",
     "RegistryError",
     "StemsplitError",
+    "TrainingError",
     "TruncatedError",
     "UnknownNameError",
     "UnsafeWeightsError",
@@ -187,6 +189,10 @@ class CheckpointError(WeightsError):
 
 class DatasetError(StemsplitError):
     """Songs with their true stems that are not there, or not as they should be."""
+
+
+class TrainingError(StemsplitError):
+    """A training cannot go on: its loss is not a number; the run folder is as it was."""
 
 
 class DeviceError(StemsplitError):

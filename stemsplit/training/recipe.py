@@ -231,17 +231,18 @@ def list_keys() -> tuple[str, ...]:
 def to_table(config: object) -> dict[str, Any]:
     """Return a dataclass as the table it could have been built from; tuples become lists."""
     return {
-        part.name: _plain(getattr(config, part.name))
+        part.name: plain(getattr(config, part.name))
         for part in dataclasses.fields(config)  # type: ignore[arg-type]  # always given a dataclass
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as TOML has it: dataclasses as tables, tuples as lists."""
     if dataclasses.is_dataclass(value):
         return to_table(value)
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _build(kind: type[SectionT], where: str, values: Mapping[str, Any]) -> SectionT:
@@ -275,13 +276,13 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, bool) if kind is bool else _is_plain(kind, value):
+    if isinstance(value, bool) if kind is bool else _is_scalar(kind, value):
         return value
     wanted = WANTED.get(kind, "a list of such values" if origin is tuple else "a table")
     raise UsageError(f"{name} is {value!r}", help=f"give {wanted}.")
 
 
-def _is_plain(kind: Any, value: Any) -> bool:
+def _is_scalar(kind: Any, value: Any) -> bool:
     # true and false are whole numbers to Python.
     return kind in WANTED and isinstance(value, kind) and not isinstance(value, bool)
 

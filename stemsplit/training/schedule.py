@@ -44,16 +44,16 @@ class Schedule:
         if config.name == "plateau":
             return self._plateau
         if config.name == "step":
-            return config.factor ** float(sum(epoch >= milestone for milestone in config.milestones))
+            return math.pow(config.factor, sum(epoch >= one for one in config.milestones))
         if config.name == "cosine":
             over = min(1.0, (epoch + share) / self.max_epochs)
             return config.least + (1 - config.least) * (1 + math.cos(math.pi * over)) / 2
         if config.name == "exponential":
-            return config.factor ** float(epoch)
+            return math.pow(config.factor, epoch)
         if config.name == "warmup-decay":
             if epoch < config.decay_from:
-                return 0.1 ** float(config.decay_from - epoch)
-            return config.factor ** float(epoch - config.decay_from)
+                return math.pow(0.1, config.decay_from - epoch)
+            return math.pow(config.factor, epoch - config.decay_from)
         return 1.0
 
     def observe(self, loss: float) -> None:

@@ -1,0 +1,242 @@
+"""From a recipe and a data set to a run folder: everything is checked, then Lightning trains."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stemsplit.errors import UsageError
+from stemsplit.training.events import Began, Noted, OnEvent, ignore
+from stemsplit.training.recipe import RecipeConfig
+from stemsplit.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from stemsplit.datasets import Validation
+    from stemsplit.training.module import StemTraining
+
+NEEDED = {"pytorch_lightning": "pytorch-lightning", "matplotlib": "matplotlib"}
+EXIT_STOPPED = 130
+EXTRA = 'pip install "stemsplit[train]"'
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where a training runs.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:n" or "mps".
+        devices: How many of that kind on each machine; 0 for what torchrun or SLURM say, else one.
+        nodes: How many machines.
+    """
+
+    device: str = "auto"
+    devices: int = 0
+    nodes: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be trained.
+
+    Attributes:
+        run: The folder.
+        recipe: How.
+        root: The data set; None for what the run was begun with, or else the sample.
+        valid: Which tracks judge it; None for those that the data set names.
+        resumes: Whether the run was begun before.
+        begins_from: A model whose weights are the first: a name or a path.
+        machines: Where.
+        offline: Download nothing.
+    """
+
+    run: Path
+    recipe: RecipeConfig
+    root: Path | None = None
+    valid: Validation | None = None
+    resumes: bool = False
+    begins_from: str | None = None
+    machines: Machines = field(default_factory=Machines)
+    offline: bool = False
+
+
+def require_extra() -> None:
+    """Refuse to begin without the packages of the extra.
+
+    Raises:
+        UsageError: One is missing.
+    """
+    for module, package in NEEDED.items():
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"training needs {package}, which is not installed", help=f"install it: {EXTRA}"
+            )
+
+
+def shorten(recipe: RecipeConfig) -> RecipeConfig:
+    """Return a recipe that goes through everything in a minute: the fast development mode."""
+    training = replace(
+        recipe.training,
+        batch=min(2, recipe.training.batch),
+        accumulate=1,
+        max_epochs=1,
+        max_steps=0,
+        batches_per_epoch=4,
+        log_steps=1,
+        checkpoint_steps=2,
+    )
+    validation = replace(
+        recipe.validation,
+        every=1,
+        scores_every=1,
+        excerpts=1,
+        tracks=min(1, abs(recipe.validation.tracks)),
+    )
+    return replace(recipe, training=training, validation=validation)
+
+
+def train(request: Request, on_event: OnEvent = ignore) -> None:
+    """Train until the recipe ends, patience does, or a signal comes.
+
+    Args:
+        request: What, how and where.
+        on_event: Told what happens; in the first of several processes only.
+
+    Raises:
+        UsageError: Something does not fit; nothing has been written.
+        DatasetError: The data cannot be read.
+        TrainingError: The loss is not finite.
+        CancelledError: SIGINT or SIGTERM came; the run can be resumed.
+    """
+    require_extra()
+    from stemsplit.training.processes import find_rank
+
+    rank = find_rank()
+    run = RunFolder(request.run)
+    if rank == 0 and not request.resumes:
+        run.check_new()
+    with run.lock() if rank == 0 else contextlib.nullcontext(), _quiet():
+        _train(request, run, on_event if rank == 0 else ignore, is_first=rank == 0)
+
+
+def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: bool) -> None:
+    import torch
+
+    from stemsplit.training.checkpoints import load_checkpoint
+    from stemsplit.training.loop import Loop
+    from stemsplit.training.losses import build_loss
+    from stemsplit.training.module import StemTraining
+    from stemsplit.training.preparation import (
+        Processes,
+        build_network,
+        describe_origin,
+        make_batches,
+        open_data,
+        resolve_stems,
+        start_weights,
+    )
+    from stemsplit.training.stream import BatchStream, Position
+    from stemsplit.training.trainer import make_trainer
+    from stemsplit.training.validation import Validator
+
+    state = load_checkpoint(run.last) if request.resumes and run.last.is_file() else None
+    processes = Processes.find(request.machines)
+    origin = run.read_origin() if request.resumes else {}
+    dataset, index = open_data(request.root, request.valid, origin, on_event)
+    recipe = resolve_stems(request.recipe, dataset)
+    torch.manual_seed(recipe.training.seed)
+    begins_from = None if request.resumes else request.begins_from
+    model, recipe = build_network(recipe, begins_from, offline=request.offline)
+    loss = build_loss(recipe.loss)
+    loader, excerpt = make_batches(recipe, dataset, index, model, processes)
+    position = Position(**state["position"]) if state is not None else Position()
+    stream = BatchStream(loader, recipe.training, position)
+    validator = Validator(recipe, dataset.select("valid"), index, dataset.stems, excerpt)
+    if state is not None:
+        model.load_state_dict(state["model"])
+    elif begins_from is None:
+        start_weights(model, recipe, dataset, index, on_event)
+    module = StemTraining(
+        model, recipe, loss, dataset.stems, [track.name for track in loader.tracks]
+    )
+    if is_first and not request.resumes:
+        run.create(recipe, describe_origin(dataset))
+    loop = Loop(run, recipe, stream, validator, on_event, state)
+    if stream.is_over or (state is not None and not state["is_patient"]):
+        on_event(Noted(f"the run is complete: {position.epoch} epochs, {position.step} steps"))
+        return
+    trainer = make_trainer(recipe, run, loop, processes, offline=request.offline)
+    on_event(
+        Began(
+            run=run.path,
+            architecture=recipe.model.architecture,
+            stems=recipe.model.stems,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            train_tracks=len(loader.tracks),
+            valid_tracks=len(dataset.select("valid")),
+            batches=stream.per_epoch,
+            max_epochs=recipe.training.max_epochs,
+            epoch=position.epoch,
+            device=str(processes.device),
+            processes=processes.count,
+        )
+    )
+    try:
+        with _stopping(module):
+            trainer.fit(module, stream)
+    finally:
+        loader.close()
+
+
+@contextlib.contextmanager
+def _stopping(module: StemTraining) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the training after the step that is under way.
+
+    A second signal, more than a second later, ends the process at once: what is on disk is whole.
+    """
+    asked_s: list[float] = []
+
+    def ask(number: int, frame: Any) -> None:
+        asked_s.append(time.monotonic())
+        module.wants_to_stop = True
+        if asked_s[-1] - asked_s[0] > 1:
+            os._exit(EXIT_STOPPED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Whoever runs it in a thread handles signals.
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice, advertisements and warnings from people; errors still come."""
+    # Being imported, it sets the levels itself.
+    import pytorch_lightning  # noqa: F401  # only to have that behind us
+
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in ("pytorch_lightning", "lightning_fabric"):
+                warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
