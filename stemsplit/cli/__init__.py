@@ -20,8 +20,8 @@ from stemsplit.backends.process import let_idle_threads_sleep
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
-COMMANDS = ("separate", "models", "eval", "doctor")
-RESERVED = ("train", "prepare", "export", "batch")
+COMMANDS = ("separate", "models", "prepare", "eval", "doctor")
+RESERVED = ("train", "export", "batch")
 """Commands to come: a file with such a name is ./train today, so that it stays that."""
 
 EXIT_DONE = 0

@@ -95,6 +95,13 @@ class Bars(Reporter):
             note=f"{format_bytes(done_bytes)}{of}",
         )
 
+    def on_count(self, noun: str, done: int, total: int) -> None:
+        """Move the one bar of a command that counts."""
+        self._drop_preparations()
+        if self._songs is None:
+            self._songs = self._live.add_task(noun, total=total, note="")
+        self._live.update(self._songs, completed=done, total=total, note=f"{done}/{total}")
+
     def on_started(self, job: Job, event: Started) -> None:
         """Add the song's bar."""
         self._drop_preparations()

@@ -10,6 +10,7 @@ from stemsplit.cli.doctor import doctor
 from stemsplit.cli.evaluate import evaluate
 from stemsplit.cli.layout import Command, Root
 from stemsplit.cli.models import build_models
+from stemsplit.cli.prepare import prepare
 from stemsplit.cli.separate import separate
 
 EPILOG = """\b
@@ -34,6 +35,7 @@ def build_program() -> Any:
     app.callback()(stemsplit)
     app.command(cls=Command)(separate)
     app.add_typer(build_models(), name="models")
+    app.command(cls=Command)(prepare)
     app.command("eval", cls=Command)(evaluate)
     app.command(cls=Command)(doctor)
     return typer.main.get_command(app)

@@ -131,6 +131,9 @@ class Reporter:
     def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
         """Weights are arriving."""
 
+    def on_count(self, noun: str, done: int, total: int) -> None:
+        """So many of a command's tracks, or whatever they are called, are through."""
+
     def on_event(self, job: Job, event: Event | Outcome) -> None:
         """Something happened to a song."""
         if isinstance(event, Started):

@@ -42,20 +42,23 @@ class DecodedTrack:
         samples: Of every file.
         sample_rate: Hz, of every file.
         files: Stem (or "mixture") -> its file's name in the folder.
-        notes: What there is to know: lengths that differed, samples beyond full scale, damage.
+        clipped: Samples that were beyond full scale and are held there, all files together.
+        notes: What there is to know: lengths and rates that differed, damage.
     """
 
     samples: int
     sample_rate: int
     files: Mapping[str, str]
+    clipped: int
     notes: tuple[str, ...]
 
 
 @dataclass
 class _Written:
-    """One file: how long its recording was, and what the decoder said of it."""
+    """One file: how long its recording was, and what there is to say of it."""
 
     samples: int
+    clipped: int
     warnings: list[str]
 
 
@@ -129,7 +132,8 @@ class TrackDecoder:
                     self._decode(name, length)
         self._compare(written, length)
         names = {name: self._name(name) for name in self._files}
-        return DecodedTrack(length, self.sample_rate, names, tuple(self._notes))
+        clipped = sum(one.clipped for one in written.values())
+        return DecodedTrack(length, self.sample_rate, names, clipped, tuple(self._notes))
 
     def _name(self, stem: str) -> str:
         return f"{stem}{self._format.suffix}"
@@ -160,10 +164,7 @@ class TrackDecoder:
             while length is not None and writer.samples < length:
                 count = min(_BLOCK_SAMPLES, length - writer.samples)
                 writer.write(np.zeros((self._channels, count), np.float32))
-        if writer.clipped:
-            note = f"{name}: {writer.clipped} samples were beyond full scale and are held there"
-            self._notes.append(f"{note}; --bits 32 keeps them")
-        return _Written(total, warnings)
+        return _Written(total, writer.clipped, warnings)
 
     def _check_stopped(self) -> None:
         if self._cancelled.is_set():
@@ -174,11 +175,12 @@ class TrackDecoder:
         rate = self.sample_rate
         longest = max(one.samples for one in written.values())
         for name, one in written.items():
-            path = str(self._files[name].path)
-            if one.warnings and longest - one.samples > _DAMAGE_S * rate:
+            path = self._files[name].path
+            # A container's length is that of its longest stream.
+            missing = max(longest, (probe(path).duration_s or 0) * rate) - one.samples
+            if one.warnings and missing > _DAMAGE_S * rate:
                 raise DatasetError(
-                    f"{path!r}: {one.warnings[0]}; the rest of its track has {longest / rate:.1f} "
-                    "s",
+                    f"{name} is {missing / rate:.1f} s too short: {one.warnings[0]}",
                     help="get the file again, and run the same command.",
                 )
             self._notes.extend(one.warnings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +65,7 @@ class TrackOutcome:
         error: Why it failed.
         notes: What there is to know of it.
         audio_s: Length of the track; 0 where it failed.
+        clipped: Samples beyond full scale that were held there now.
     """
 
     track: Track
@@ -72,6 +73,7 @@ class TrackOutcome:
     error: StemsplitError | None = None
     notes: tuple[str, ...] = ()
     audio_s: float = 0.0
+    clipped: int = 0
 
 
 def prepare(
@@ -104,6 +106,7 @@ def prepare(
     outcomes = run.run_all(on_outcome)
     is_any = any(outcome.status in ("done", "skipped") for outcome in outcomes)
     if is_any and not run.cancelled.is_set():
+        run.look_back(outcomes)
         run.describe_spectrograms()
     return outcomes
 
@@ -252,7 +255,8 @@ class _Run:
             self._settle(track.name, entry, records, part, folder)
         finally:
             _remove(part)
-        return TrackOutcome(track, "done", None, decoded.notes, self._length_s(files))
+        length_s = self._length_s(files)
+        return TrackOutcome(track, "done", None, decoded.notes, length_s, decoded.clipped)
 
     def _describe(self, track: Track) -> dict[str, Any]:
         """Say what a track is made from, and how: where that changes, it is made again."""
@@ -294,6 +298,26 @@ class _Run:
                     place.rename(away)
                     _remove(away)
             part.rename(folder)
+
+    def look_back(self, outcomes: Sequence[TrackOutcome]) -> None:
+        """Say what is worth knowing of the tracks together."""
+        loud = [outcome for outcome in outcomes if outcome.clipped]
+        if loud:
+            self.on_note(
+                f"{sum(outcome.clipped for outcome in loud)} samples of {len(loud)} tracks were "
+                "beyond full scale and are held there; --bits 32 keeps them"
+            )
+        rates = sorted({record.sample_rate for record in self.stored.files.values()})
+        if len(rates) > 1:
+            self.on_note(
+                f"tracks have {' and '.join(map(str, rates))} Hz: --sample-rate brings all to one"
+            )
+        gone = sorted(set(self.stored.sources) - {track.name for track in self.dataset.tracks})
+        if gone:
+            self.on_note(
+                f"{len(gone)} tracks stay in {str(self.out)!r} that are not in the data set any "
+                f"more: {', '.join(gone[:3])}{' ...' if gone[3:] else ''}"
+            )
 
     def describe_spectrograms(self) -> None:
         """Compute the statistics that are missing, of the training tracks as they are now.
