@@ -1,7 +1,7 @@
 """Changes to the stems of a batch before they are mixed, on the device where the batch is.
 
-What happens is drawn on the processor, a few numbers per stem, so that it is the same on every
-device; what is done with the samples is done where they are.
+What happens is a few numbers per stem, drawn by a generator; with one on the processor they are the
+same for every device. What is done with the samples is done where they are.
 
 Letters in shapes: B items, S stems, C channels, T samples.
 """
@@ -100,17 +100,18 @@ def augment(
     Args:
         stems: Shape (B, S, C, T).
         config: What may happen.
-        generator: On the processor; see `seed_step`.
-        samples: T', what is returned; T where it is None. See `count_read`.
+        generator: On any device; see `seed_step`.
+        samples: T', what is returned; None for as many as `count_read` gives T for.
 
     Returns:
         Shape (B, S, C, T'). `stems` itself where nothing happens.
     """
     batch, count = stems.shape[:2]
-    samples = stems.shape[-1] if samples is None else samples
+    if samples is None:
+        samples = int(stems.shape[-1] / (1 + config.tempo) + 1e-6)
 
     def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
+        return torch.rand(shape, generator=generator, device=generator.device).cpu()
 
     if config.pitch_semitones or config.tempo:
         # For each item: whether, and how far.

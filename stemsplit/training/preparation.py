@@ -16,6 +16,7 @@ from stemsplit.errors import CheckpointError, DeviceError, UnknownNameError, Usa
 from stemsplit.models.base import SpectralModel, StemModel, build_config
 from stemsplit.models.catalogue import find_architecture
 from stemsplit.training.events import Noted, OnEvent
+from stemsplit.training.augment import count_read
 from stemsplit.training.loader import ExcerptLoader, count_excerpt, make_loader, select_stems
 from stemsplit.training.processes import find_launch, find_rank
 from stemsplit.training.recipe import Precision, RecipeConfig
@@ -248,6 +249,7 @@ def make_batches(
     Raises:
         UsageError: Excerpts that the network cannot take, or an epoch without a batch.
     """
+    recipe.augment.check()
     excerpt = count_excerpt(model, recipe.data, centred=recipe.loss.centred)
     least = model.n_fft if isinstance(model, SpectralModel) else 1
     if model.chunk.fixed:
@@ -263,7 +265,7 @@ def make_batches(
         dataset,
         index,
         recipe.data,
-        excerpt=excerpt,
+        excerpt=count_read(excerpt, recipe.augment),
         leads=recipe.model.stems,
         batch=recipe.training.batch,
         channels=recipe.model.channels,

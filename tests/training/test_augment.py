@@ -187,6 +187,14 @@ def test_a_share_of_the_items_is_stretched_all_stems_alike() -> None:
     assert 10 <= int(kept.sum()) <= 30
 
 
+@pytest.mark.parametrize("tempo", [0.0, 0.1, 0.12, 1 / 3])
+def test_what_is_read_is_what_is_needed(tempo: float) -> None:
+    config = AugmentConfig(tempo=tempo, stretch_p=0.0)
+    for samples in (1, 999, 1000, 132_300, 134_144, 264_600):
+        stems = torch.zeros(1, 1, 1, 1).expand(1, 1, 1, count_read(samples, config))
+        assert augment(stems, config, seed_step(0, 0, 0)).shape[-1] == samples
+
+
 def test_faster_items_are_still_full() -> None:
     config = AugmentConfig(tempo=0.25, stretch_p=1.0)
     stems = noise(12, count_read(30_000, config))
