@@ -20,9 +20,9 @@ from stemsplit.backends.process import let_idle_threads_sleep
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
-COMMANDS = ("separate", "models", "prepare", "eval", "doctor")
-RESERVED = ("train", "export", "batch")
-"""Commands to come: a file with such a name is ./train today, so that it stays that."""
+COMMANDS = ("separate", "models", "prepare", "train", "eval", "doctor")
+RESERVED = ("export", "batch")
+"""Commands to come: a file with such a name is ./export today, so that it stays that."""
 
 EXIT_DONE = 0
 EXIT_FAILED = 1

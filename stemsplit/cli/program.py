@@ -12,6 +12,7 @@ from stemsplit.cli.layout import Command, Root
 from stemsplit.cli.models import build_models
 from stemsplit.cli.prepare import prepare
 from stemsplit.cli.separate import separate
+from stemsplit.cli.train import train
 
 EPILOG = """\b
 Examples:
@@ -36,6 +37,7 @@ def build_program() -> Any:
     app.command(cls=Command)(separate)
     app.add_typer(build_models(), name="models")
     app.command(cls=Command)(prepare)
+    app.command(cls=Command)(train)
     app.command("eval", cls=Command)(evaluate)
     app.command(cls=Command)(doctor)
     return typer.main.get_command(app)

@@ -168,7 +168,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
     module = StemTraining(
         model, recipe, loss, dataset.stems, [track.name for track in loader.tracks]
     )
-    if is_first and not request.resumes:
+    if is_first:
         run.create(recipe, describe_origin(dataset))
     loop = Loop(run, recipe, stream, validator, on_event, state)
     if stream.is_over or (state is not None and not state["is_patient"]):

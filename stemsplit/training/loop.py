@@ -195,7 +195,8 @@ class Loop(pl.Callback):
             if is_best and snapshot is not None:
                 self._export(snapshot, epoch, metrics)
             self._metrics.append(metrics)
-            plot_run(self._metrics.read(), self.run.plots)
+            if snapshot is not None:
+                plot_run(self._metrics.read(), self.run.plots)
             self._log(trainer, {f"epoch/{key}": v for key, v in metrics.items()}, position.step)
         position.epoch, position.batch, self._loss_sum = epoch + 1, 0, 0.0
         self.save(trainer, module, keep_epoch=epoch)

@@ -7,7 +7,7 @@ import importlib.util
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from stemsplit.errors import UsageError

@@ -70,7 +70,7 @@ def test_a_file_named_like_a_command_is_pointed_out(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["train", "prepare", "eval", "export", "batch"])
+@pytest.mark.parametrize("name", ["export", "batch"])
 def test_names_of_commands_to_come_are_kept_free(
     home: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -16,7 +16,7 @@ RATE = 44100
 
 
 def write_songs(root: Path, *, train: int = 3, valid: int = 1, seconds: float = 2.0) -> Path:
-    """Write noise in place of songs; a stem has a band of its own, so that there is much to learn."""
+    """Write noise in place of songs; each stem has a band of its own."""
     dice = np.random.default_rng(5)
     for split, count in (("train", train), ("valid", valid)):
         for number in range(count):
