@@ -15,8 +15,8 @@ from stemsplit.datasets.spectrogram_statistics import find_statistics
 from stemsplit.errors import CheckpointError, DeviceError, UnknownNameError, UsageError
 from stemsplit.models.base import SpectralModel, StemModel, build_config
 from stemsplit.models.catalogue import find_architecture
-from stemsplit.training.events import Noted, OnEvent
 from stemsplit.training.augment import count_read
+from stemsplit.training.events import Noted, OnEvent
 from stemsplit.training.loader import ExcerptLoader, count_excerpt, make_loader, select_stems
 from stemsplit.training.processes import find_launch, find_rank
 from stemsplit.training.recipe import Precision, RecipeConfig
