@@ -370,7 +370,12 @@ def choose_stems(
 
 def lay_out_table(report: Report) -> list[str]:
     """Return the table for the terminal, with what its measures are and what was published."""
-    from stemsplit.evaluation.tables import describe_published, lay_out, list_measures
+    from stemsplit.evaluation.tables import (
+        describe_published,
+        group_definitions,
+        lay_out,
+        list_measures,
+    )
 
     lines = [printable(report.describe())]
     stems = report.stems
@@ -379,7 +384,7 @@ def lay_out_table(report: Report) -> list[str]:
     width = shutil.get_terminal_size((10_000, 24)).columns
     headers, rows = lay_out(stems, report.published)
     lines += ["", *(printable(line) for line in format_table(headers, rows, width)), ""]
-    for measure in list_measures(stems):
-        lines.append(f"{measure}: {report.definitions[measure]}")
+    told = group_definitions(report.definitions, list_measures(stems))
+    lines += [f"{measures}: {definition}" for measures, definition in told]
     lines += [f"published: {printable(describe_published(score))}" for score in report.published]
     return lines

@@ -9,7 +9,7 @@ from html import escape
 
 from stemsplit.evaluation.results import TrackScores
 from stemsplit.evaluation.summary import StemSummary
-from stemsplit.evaluation.tables import format_db, lay_out, list_measures
+from stemsplit.evaluation.tables import format_db, group_definitions, lay_out, list_measures
 from stemsplit.weights.entry import Score
 
 _STYLE = """
@@ -91,7 +91,7 @@ def write_page(
         code = base64.b64encode(picture).decode("ascii")
         words = "Box plots of every stem over the tracks, a panel for each measure"
         parts += ["<h2>Spread</h2>", f'<img alt="{words}" src="data:image/png;base64,{code}">']
-    told = {measure: definitions[measure] for measure in measures}
+    told = dict(group_definitions(definitions, measures))
     parts += [
         "<h2>Each track, dB</h2>",
         "<p>A click on a column's name sorts by it.</p>",

@@ -76,9 +76,12 @@ def define_measures(window_s: float, hop_s: float) -> dict[str, str]:
     frames = f"frames of {window_s:g} s"
     if hop_s != window_s:
         frames += f", {hop_s:g} s apart"
-    v4 = f"BSS Eval v4 as museval defines it, {frames}, a track's score is the median of its frames"
+    v4 = (
+        f"BSS Eval v4 as museval defines it, {frames}; a track's score is the median of its "
+        "frames, and cSDR the median of that over tracks"
+    )
     return {
-        "SDR": f"{v4}; its median over tracks is cSDR",
+        "SDR": v4,
         "ISR": v4,
         "SIR": v4,
         "SAR": v4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stemsplit.evaluation.results import FRAME_MEASURES, MEASURES, TrackScores
 from stemsplit.evaluation.summary import StemSummary
@@ -48,7 +48,8 @@ def lay_out(
         headers = (*headers, "PUBLISHED")
     rows = []
     for stem in stems:
-        count = str(max(spread.tracks for spread in stem.spreads.values()))
+        counts = [spread.tracks for spread in stem.spreads.values()]
+        count = "-".join(dict.fromkeys((str(min(counts)), str(max(counts)))))
         for place, over in enumerate(("median", "mean")):
             values = [
                 format_db(stem.spreads[measure][place]) if measure in stem.spreads else "-"
@@ -67,6 +68,16 @@ def _name_published(stem: str, published: Sequence[Score], *, is_median: bool) -
         for score in published
         if stem in score.values and (score.metric == "cSDR") == is_median
     )
+
+
+def group_definitions(
+    definitions: Mapping[str, str], measures: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return measures with what they are; those that are the same share a line."""
+    lines: dict[str, list[str]] = {}
+    for measure in measures:
+        lines.setdefault(definitions[measure], []).append(measure)
+    return [(", ".join(names), definition) for definition, names in lines.items()]
 
 
 def describe_published(score: Score) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import types
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,19 +138,6 @@ def test_sizes_that_cannot_be(values: dict[str, int]) -> None:
 
 
 # museval, the definition's own program
-
-
-@pytest.fixture
-def museval(distribution_file: Callable[[str, str], Path]) -> types.ModuleType:
-    """The oracle's module `metrics`, without its package, which wants musdb and pandas."""
-    pytest.importorskip("scipy", reason="museval computes with scipy: `make test` installs it")
-    path = distribution_file("museval", "museval/metrics.py")
-    spec = importlib.util.spec_from_file_location("museval_metrics", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def leave(true: Tensor, heard: Tensor) -> None:
