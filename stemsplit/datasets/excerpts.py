@@ -104,7 +104,7 @@ def read_info(file: AudioFile) -> FileInfo:
         layout = _find_layout(file, opened)
         if layout is not None:
             return layout.info
-        with _import_soundfile().SoundFile(opened) as sound:
+        with import_soundfile().SoundFile(opened) as sound:
             return FileInfo(sound.frames, sound.samplerate, sound.channels)
 
 
@@ -190,7 +190,7 @@ def _view(raw: bytes, kind: str, first: int, count: int, step: int) -> NDArray[A
 
 
 def _read_by_soundfile(file: IO[bytes], start: int, count: int) -> Samples:
-    with _import_soundfile().SoundFile(file) as sound:
+    with import_soundfile().SoundFile(file) as sound:
         out: Samples = np.zeros((sound.channels, count), np.float32)
         if start < sound.frames:
             sound.seek(start)
@@ -199,7 +199,12 @@ def _read_by_soundfile(file: IO[bytes], start: int, count: int) -> Samples:
     return out
 
 
-def _import_soundfile() -> Any:
+def import_soundfile() -> Any:
+    """Return the module soundfile.
+
+    Raises:
+        UsageError: It is not installed.
+    """
     try:
         import soundfile
     except ImportError as error:

@@ -19,6 +19,7 @@ from stemsplit.audio.part_file import explain_os_error
 from stemsplit.audio.probe import check_readable
 from stemsplit.datasets.activity import ActivityParameters
 from stemsplit.datasets.decoding import Decoding, TrackDecoder
+from stemsplit.datasets.excerpts import import_soundfile
 from stemsplit.datasets.index import (
     FileRecord,
     digest_file,
@@ -100,8 +101,11 @@ def prepare(
 
     Raises:
         OutputError: `out` cannot be written to.
+        UsageError: flac is wanted, and soundfile is not installed.
         StemsplitError: Statistics cannot be computed.
     """
+    if options.decoding.format.name == "flac":
+        import_soundfile()  # what is written is read again, to be measured
     run = _Run(dataset, out, options, on_note)
     outcomes = run.run_all(on_outcome)
     is_any = any(outcome.status in ("done", "skipped") for outcome in outcomes)
