@@ -80,7 +80,8 @@ class Report:
         """Return one line: what was scored."""
         count = len(self.scores)
         tracks = "1 track" if count == 1 else f"{count} tracks"
-        return f"{self.name} on {self.root.resolve().name or self.root} ({', '.join(self.splits)}): {tracks}"
+        where = self.root.resolve().name or str(self.root)
+        return f"{self.name} on {where} ({', '.join(self.splits)}): {tracks}"
 
 
 def write_report(report: Report, folder: Path) -> list[str]:

@@ -275,7 +275,13 @@ class _Run:
         track, references = prepared.track, prepared.references
         self.tell_progress(TrackProgress(track, "score"))
         try:
-            stems = score_track(references, prepared.estimates, self.options, check=self.check)
+            stems = score_track(
+                references,
+                prepared.estimates,
+                self.options,
+                check=self.check,
+                notes=prepared.notes,
+            )
         except CancelledError:
             raise
         except StemsplitError as error:

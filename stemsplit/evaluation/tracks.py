@@ -58,6 +58,7 @@ def score_track(
     options: ScoreOptions,
     *,
     check: Callable[[], None] = lambda: None,
+    notes: list[str] | None = None,
 ) -> tuple[StemScores, ...]:
     """Score a track's estimates.
 
@@ -69,6 +70,7 @@ def score_track(
         estimates: By stem. Shape of each: (C, T), as the references.
         options: What is measured.
         check: Called between stems; may raise to stop.
+        notes: Gets a line for each thing a person should know.
 
     Returns:
         In the order of the data set's stems; accompaniment last.
@@ -89,10 +91,13 @@ def score_track(
             help="name stems and estimates alike.",
         )
     found: dict[str, StemScores] = {}
+    told: list[str] = []
     for group in groups:
         check()
-        for scores in _score_together(group, references, estimates, options, check):
+        for scores in _score_together(group, references, estimates, options, check, told):
             found[scores.stem] = scores
+    if notes is not None:
+        notes.extend(dict.fromkeys(told))
     order = [*targets, *(stem for stem in found if stem not in targets)]
     return tuple(found[stem] for stem in order if stem in found)
 
@@ -103,6 +108,7 @@ def _score_together(
     estimates: Mapping[str, Tensor],
     options: ScoreOptions,
     check: Callable[[], None],
+    notes: list[str],
 ) -> list[StemScores]:
     true = {stem: references.find(stem) for stem in group.stems}
     heard = {
@@ -115,24 +121,54 @@ def _score_together(
                 f"the estimate of {stem} holds values that are not numbers (NaN or infinite)",
                 help="look at what made it.",
             )
-    frames = bss_eval(
-        torch.stack([*true.values()]),
-        torch.stack([*heard.values()]),
-        window=max(1, int(options.window_s * references.sample_rate)),
-        hop=max(1, int(options.hop_s * references.sample_rate)),
-    )
-    kinds = (frames.sdr, frames.isr, frames.sir, frames.sar)
-    by_measure = dict(zip(FRAME_MEASURES, kinds, strict=True))
+    # museval refuses a track with a stem that is silent throughout. Nothing is projected on such a
+    # one, so the others' numbers are those without it.
+    sounding = [stem for stem in group.stems if not _is_silent(true[stem])]
+    for stem in group.stems:
+        if stem not in sounding:
+            notes.append(f"{stem} is silent throughout: it has no SDR, and the others are scored")
+        elif _is_silent(heard[stem]):
+            notes.append(f"the estimate of {stem} is silent: no frame has a score")
+    frames = _score_frames(sounding, true, heard, options, references.sample_rate)
     scores = []
     for stem in group.told:
         check()
-        row = group.stems.index(stem)
         whole = {"uSDR": tidy(usdr(true[stem], heard[stem]))}
         if options.si_sdr:
             whole["SI-SDR"] = tidy(si_sdr(true[stem], heard[stem]))
-        of_frames = {
+        none = dict.fromkeys(FRAME_MEASURES, ())
+        scores.append(StemScores(stem, frames.get(stem, none), whole, tuple(sounding)))
+    return scores
+
+
+def _score_frames(
+    stems: Sequence[str],
+    true: Mapping[str, Tensor],
+    heard: Mapping[str, Tensor],
+    options: ScoreOptions,
+    sample_rate: int,
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return numbers by stem and measure, one for each frame."""
+    if not stems:
+        return {}
+    kinds = bss_eval(
+        torch.stack([true[stem] for stem in stems]),
+        torch.stack([heard[stem] for stem in stems]),
+        window=max(1, int(options.window_s * sample_rate)),
+        hop=max(1, int(options.hop_s * sample_rate)),
+    )
+    by_measure = dict(
+        zip(FRAME_MEASURES, (kinds.sdr, kinds.isr, kinds.sir, kinds.sar), strict=True)
+    )
+    return {
+        stem: {
             measure: tuple(tidy(value) for value in kind[row].tolist())
             for measure, kind in by_measure.items()
         }
-        scores.append(StemScores(stem, of_frames, whole, group.stems))
-    return scores
+        for row, stem in enumerate(stems)
+    }
+
+
+def _is_silent(samples: Tensor) -> bool:
+    """Say whether the channels' sum is zero throughout, which is museval's silence."""
+    return not bool(samples.sum(dim=0).any())

@@ -185,3 +185,28 @@ def test_it_is_musevals(
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
     # Where nothing at all interferes, what is left is rounding: 200 dB below or 230.
     np.testing.assert_allclose(got.clip(max=150), expected.clip(max=150), rtol=0, atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("stems", "samples", "change"),
+    [
+        (1, 100_000, leave),
+        (2, 44_099, leave),
+        (2, 1_000, leave),
+        (2, 300, leave),
+        (2, 700, make_stems_equal),
+    ],
+)
+def test_it_is_musevals_at_the_edges(
+    museval: types.ModuleType,
+    stems: int,
+    samples: int,
+    change: Callable[[Tensor, Tensor], None],
+) -> None:
+    true, heard = make_stems(stems, samples, channels=1)
+    change(true, heard)
+    turned = [one.transpose(1, 2).numpy() for one in (true, heard)]
+    expected = np.array(museval.bss_eval(*turned, window=44100, hop=44100)[:4])
+    got = stack(bss_eval(true, heard))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    np.testing.assert_allclose(got.clip(max=60), expected.clip(max=60), rtol=0, atol=0.005)

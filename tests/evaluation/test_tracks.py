@@ -129,18 +129,42 @@ def test_the_window_is_cut_to_samples_as_museval_does() -> None:
     assert len(whole[0].frames["SDR"]) == 1, "a track shorter than a frame is one"
 
 
-def test_silence_and_equal_stems() -> None:
-    references = make_references(("vocals", "drums"))
-    heard = as_tensors(spoil(make_stems(0, ("vocals", "drums"))))
+def test_a_stem_that_is_silent_throughout_leaves_the_others_theirs() -> None:
+    three = ("vocals", "drums", "bass")
+    references = make_references(three)
+    heard = as_tensors(spoil(make_stems(0, three)))
     silent = {**references.stems, "drums": torch.zeros(1, SAMPLES)}
     quiet = References(silent, references.stems["vocals"], RATE)
-    scores = {stem.stem: stem for stem in score_track(quiet, heard, ScoreOptions())}
-    assert math.isnan(scores["vocals"].of_track("SDR"))
+    notes: list[str] = []
+    found = score_track(quiet, heard, ScoreOptions(stems=three), notes=notes)
+    assert notes == ["drums is silent throughout: it has no SDR, and the others are scored"]
+    scores = {stem.stem: stem for stem in found}
+    assert scores["vocals"].scored_with == ("vocals", "bass")
+    assert math.isfinite(scores["vocals"].of_track("SIR"))
+    assert math.isnan(scores["drums"].of_track("SDR"))
     assert scores["drums"].whole["uSDR"] < -50
+    nothing = References(dict.fromkeys(three, torch.zeros(1, SAMPLES)), references.mixture, RATE)
+    found = score_track(nothing, heard, ScoreOptions(stems=three))
+    assert all(math.isnan(stem.of_track("SAR")) for stem in found)
+
+
+def test_a_silent_estimate_is_said() -> None:
+    references = make_references(TWO)
+    heard = {**references.stems, "bass": torch.zeros(1, SAMPLES)}
+    notes: list[str] = []
+    scores = score_track(references, heard, ScoreOptions(stems=TWO), notes=notes)
+    assert notes == ["the estimate of bass is silent: no frame has a score"]
+    assert all(math.isnan(stem.of_track("SDR")) for stem in scores)
+
+
+def test_equal_stems() -> None:
+    references = make_references(TWO)
+    heard = as_tensors(spoil(make_stems(0, TWO)))
     same = dict.fromkeys(references.stems, references.stems["vocals"])
     equal = References(same, 2 * references.stems["vocals"], RATE)
-    scores = {stem.stem: stem for stem in score_track(equal, heard, ScoreOptions())}
+    scores = {stem.stem: stem for stem in score_track(equal, heard, ScoreOptions(stems=TWO))}
     assert math.isfinite(scores["vocals"].of_track("SDR"))
+    assert scores["vocals"].frames["SDR"] != scores["bass"].frames["SDR"]
 
 
 def test_one_stem_is_scored_beside_the_rest() -> None:
