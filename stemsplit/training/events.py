@@ -47,7 +47,7 @@ class Stepped:
         batch: How many of the epoch are done.
         batches: Of an epoch.
         step: Steps since the run began.
-        loss: Of this batch, in this process.
+        loss: Of this batch, the mean over all processes.
     """
 
     epoch: int

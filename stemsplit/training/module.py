@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from stemsplit.models.base import StemModel
 from stemsplit.training.augment import augment
 from stemsplit.training.loader import Excerpts, select_stems
 from stemsplit.training.losses import Loss
-from stemsplit.training.processes import sum_over_all
+from stemsplit.training.processes import is_together, sum_over_all
 from stemsplit.training.recipe import OptimiserConfig, RecipeConfig
 from stemsplit.training.stream import Position
 
@@ -40,7 +39,7 @@ class StemTraining(pl.LightningModule):
     Attributes:
         model: What learns.
         position: How far it has come; the loop moves it.
-        last_loss: Of the latest batch.
+        last_loss: Of the latest batch, the mean over all processes.
         wants_to_stop: Set by a signal; `stops` is what all processes have agreed on.
         stops: See above.
     """
@@ -86,34 +85,23 @@ class StemTraining(pl.LightningModule):
         stems = batch.stems.to(self.device, non_blocking=True)
         stems = augment(stems, self.recipe.augment, generator)
         mixture, wanted = select_stems(stems, self._dataset_stems, self.model.stems)
-        chosen = self._choose_stems(find_seed("stems", *here))
-        if chosen is None:
-            loss = self._loss(self.model, mixture, wanted)
-        else:
-            part = self.model.only([self.model.stems[index] for index in chosen])
-            loss = self._loss(part, mixture, wanted[:, chosen])
+        loss = self._loss(self.model, mixture, wanted)
         self._agree(loss.detach(), batch)
         return loss
 
-    def _choose_stems(self, seed: int) -> list[int] | None:
-        """Return which of the stems this step learns, the same ones in every process."""
-        count = self.recipe.training.stems_per_step
-        if not 0 < count < len(self.model.stems):
-            return None
-        chosen = np.random.default_rng(seed).choice(len(self.model.stems), count, replace=False)
-        return sorted(int(index) for index in chosen)
-
     def _agree(self, loss: Tensor, batch: Excerpts) -> None:
         """Take note of the loss, and of whether any process has a bad one, or is to stop."""
-        self.last_loss = float(loss)
-        is_bad = not math.isfinite(self.last_loss)
-        flags = torch.tensor([is_bad, self.wants_to_stop], dtype=torch.int32, device=self.device)
-        bad, stops = sum_over_all(flags).tolist()
+        own = float(loss)
+        is_bad = not math.isfinite(own)
+        told = torch.tensor([is_bad, self.wants_to_stop, 0.0 if is_bad else own])
+        bad, stops, total = sum_over_all(told.to(self.device)).tolist()
+        # Alone, as it is: not through single precision.
+        self.last_loss = total / self.trainer.world_size if is_together() else own
         self.stops = stops > 0
         if bad:
-            raise self._refuse(batch if is_bad else None)
+            raise self._refuse(own, batch if is_bad else None)
 
-    def _refuse(self, batch: Excerpts | None) -> TrainingError:
+    def _refuse(self, loss: float, batch: Excerpts | None) -> TrainingError:
         position = self.position
         where = f"epoch {position.epoch}, batch {position.batch}, step {position.step}"
         if batch is None:
@@ -125,7 +113,7 @@ class StemTraining(pl.LightningModule):
         named = "; ".join(places[:NAMED_PLACES])
         more = f"; and {len(places) - NAMED_PLACES} more" if len(places) > NAMED_PLACES else ""
         return TrainingError(
-            f"the loss is {self.last_loss} in {where}; the batch is {named}{more}",
+            f"the loss is {loss} in {where}; the batch is {named}{more}",
             help="look at these recordings, or lower optimiser.lr, or set training.clip; "
             "checkpoints are as they were.",
         )

@@ -144,9 +144,6 @@ def resolve_stems(recipe: RecipeConfig, dataset: Dataset) -> RecipeConfig:
             f"{error.message}, whose stems are {', '.join(dataset.stems)}",
             help=f"name what is to be learned: --stem {dataset.stems[0]}.",
         ) from error
-    if recipe.training.stems_per_step > len(stems):
-        training = replace(recipe.training, stems_per_step=0)
-        recipe = replace(recipe, training=training)
     return replace(recipe, model=replace(recipe.model, stems=tuple(stems)))
 
 

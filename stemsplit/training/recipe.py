@@ -118,8 +118,6 @@ class TrainingConfig:
         precision: "32", "bf16-mixed" or "16-mixed".
         ema_decay: Weights are averaged with this; the average is validated and exported. 0: none.
         sync_norm: Batch norms count over all processes.
-        stems_per_step: A conditioned network learns so many of its stems in each step, drawn at
-            random; 0 for all.
         seed: Decides excerpts, augmentation, first weights and dropout.
         checkpoint_steps: `checkpoints/last.ckpt` is written every so many steps, and after every
             epoch; 0 for only then.
@@ -141,7 +139,6 @@ class TrainingConfig:
     precision: Precision = "32"
     ema_decay: float = 0.0
     sync_norm: bool = True
-    stems_per_step: int = 0
     seed: int = 42
     checkpoint_steps: int = 500
     keep: int = 3

@@ -113,20 +113,27 @@ class RunFolder:
         """
         import filelock
 
+        missing = [folder for folder in self.path.parents if not folder.exists()]
         make_folder(self.path.parent)
         lock = filelock.FileLock(self.path.parent / f".{self.path.name}.lock")
-        try:
-            with translate_errors(self.path):
+        with translate_errors(self.path):
+            try:
                 lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UsageError(
-                f"another training is writing {self.path}",
-                help="wait for it, or name another folder with -o.",
-            ) from None
+            except filelock.Timeout:
+                raise UsageError(
+                    f"another training is writing {self.path}",
+                    help="wait for it, or name another folder with -o.",
+                ) from None
         try:
             yield
         finally:
+            # While it is held: whoever comes now makes a new one.
+            Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
+            with contextlib.suppress(OSError):
+                # Only those go in which nothing has come to be.
+                for folder in missing:
+                    folder.rmdir()
 
 
 class MetricsFile:

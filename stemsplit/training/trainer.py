@@ -40,17 +40,13 @@ def make_trainer(
     devices: Any = processes.devices
     if kind == "cuda" and processes.device.index is not None:
         devices = [processes.device.index]
-    strategy: Any = "auto"
-    if processes.count > 1:
-        # A step of some of a network's stems may leave weights without a gradient.
-        strategy = "ddp_find_unused_parameters_true" if settings.stems_per_step else "ddp"
     # A run is resumed by its own command, not by Lightning.
     plugins: Any = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return pl.Trainer(
         accelerator=ACCELERATORS[kind],
         devices=devices,
         num_nodes=processes.nodes,
-        strategy=strategy,
+        strategy="ddp" if processes.count > 1 else "auto",
         plugins=plugins,
         precision=processes.find_precision(settings.precision),
         accumulate_grad_batches=settings.accumulate,

@@ -1,0 +1,79 @@
+"""Two processes learn what one learns from both their batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from music import make_recipe
+
+from stemsplit.training.checkpoints import load_checkpoint
+from stemsplit.training.engine import Machines, Request, train
+from stemsplit.training.processes import find_launch, find_rank
+from stemsplit.training.recipe_files import write_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_does(songs: Path, tmp_path: Path) -> None:
+    # No norm over the batch and no dropout: only the sharing could make a difference.
+    shared = {"max_epochs": 2, "checkpoint_steps": 1, "log_steps": 1}
+    validation = {"tracks": 1, "scores_every": 2}
+    alone = make_recipe("bsrnn", training={"batch": 2, **shared}, validation=validation)
+    train(Request(tmp_path / "alone", alone, songs, machines=Machines("cpu")))
+    recipe = make_recipe("bsrnn", training={"batch": 1, **shared}, validation=validation)
+    write_recipe(recipe, tmp_path / "half.toml")
+    ended = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "-m", "stemsplit", "train", "--recipe", "half.toml", "--root", songs, "-o", "two",
+            "--device", "cpu",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    # Only the first of them speaks.
+    assert ended.stderr.count("epoch 1: loss") == 1
+    assert "cpu, 2 processes" in ended.stderr
+    one, two = (
+        load_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("alone", "two")
+    )
+    assert two["position"] == one["position"] == {"epoch": 2, "batch": 0, "step": 6}
+    for key, tensor in one["model"].items():
+        torch.testing.assert_close(two["model"][key], tensor, rtol=1e-3, atol=1e-5)
+    ours, theirs = (
+        (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("two", "alone")
+    )
+    assert len(ours) == len(theirs) == 3
+    columns = ours[0].split(",")
+    for place in (columns.index("validation_loss"), columns.index("usdr_vocals")):
+        left, right = (float(rows[2].split(",")[place]) for rows in (ours, theirs))
+        assert left == pytest.approx(right, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("environment", "launch", "rank"),
+    [
+        ({}, None, 0),
+        ({"RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, (2, 3), 5),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"}, (2, 2), 3),
+        # Lightning's own launcher, for the second process of the first machine.
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, None, 1),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "2"}, None, 9),
+    ],
+)
+def test_who_launched_it_is_read_from_the_environment(
+    environment: dict[str, str], launch: tuple[int, int] | None, rank: int
+) -> None:
+    assert find_launch(environment) == launch
+    assert find_rank(environment, devices=4) == rank
