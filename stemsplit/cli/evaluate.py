@@ -261,7 +261,7 @@ def carry_out(request: Request, reporter: EvalReporter) -> int:
     from stemsplit.evaluation.report import Report, write_report
     from stemsplit.evaluation.run import count_jobs, score_dataset
 
-    dataset = _open(request)
+    dataset = _open(request, reporter)
     _check_stems(dataset, request)
     source, published = _find_source(request, dataset, reporter)
     reporter.on_begin(source.name, dataset.select(*request.splits))
@@ -292,14 +292,16 @@ def carry_out(request: Request, reporter: EvalReporter) -> int:
     return EXIT_FAILED if report.failures else EXIT_DONE
 
 
-def _open(request: Request) -> Dataset:
-    from stemsplit.datasets import open_dataset
+def _open(request: Request, reporter: EvalReporter) -> Dataset:
+    from stemsplit.datasets import fetch_sample, open_dataset
 
-    if request.root is None:
-        from stemsplit.datasets import fetch_sample
+    if request.root is not None:
+        return open_dataset(request.root, any_format=True)
 
-        return open_dataset(fetch_sample())
-    return open_dataset(request.root, any_format=True)
+    def on_progress(done_bytes: int, total_bytes: int | None) -> None:
+        reporter.on_download("MUSDB18's sample", done_bytes, total_bytes)
+
+    return open_dataset(fetch_sample(offline=request.offline, on_progress=on_progress))
 
 
 def _check_stems(dataset: Dataset, request: Request) -> None:
