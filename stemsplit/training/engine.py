@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stemsplit.errors import UsageError
 from stemsplit.training.events import Began, Noted, OnEvent, ignore
@@ -22,10 +18,8 @@ from stemsplit.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from stemsplit.datasets import Validation
-    from stemsplit.training.module import StemTraining
 
 NEEDED = {"pytorch_lightning": "pytorch-lightning", "matplotlib": "matplotlib"}
-EXIT_STOPPED = 130
 EXTRA = 'pip install "stemsplit[train]"'
 
 
@@ -144,6 +138,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
         resolve_stems,
         start_weights,
     )
+    from stemsplit.training.stopping import Stopping
     from stemsplit.training.stream import BatchStream, Position
     from stemsplit.training.trainer import make_trainer
     from stemsplit.training.validation import Validator
@@ -174,7 +169,10 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
     if stream.is_over or (state is not None and not state["is_patient"]):
         on_event(Noted(f"the run is complete: {position.epoch} epochs, {position.step} steps"))
         return
-    trainer = make_trainer(recipe, run, loop, processes, offline=request.offline)
+    stopping = Stopping(module)
+    trainer = make_trainer(
+        recipe, run, [stopping, loop], processes, position.step, offline=request.offline
+    )
     on_event(
         Began(
             run=run.path,
@@ -191,35 +189,10 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
         )
     )
     try:
-        with _stopping(module):
+        with stopping:
             trainer.fit(module, stream)
     finally:
         loader.close()
-
-
-@contextlib.contextmanager
-def _stopping(module: StemTraining) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the training after the step that is under way.
-
-    A second signal, more than a second later, ends the process at once: what is on disk is whole.
-    """
-    asked_s: list[float] = []
-
-    def ask(number: int, frame: Any) -> None:
-        asked_s.append(time.monotonic())
-        module.wants_to_stop = True
-        if asked_s[-1] - asked_s[0] > 1:
-            os._exit(EXIT_STOPPED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Whoever runs it in a thread handles signals.
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

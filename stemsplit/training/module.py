@@ -94,7 +94,7 @@ class StemTraining(pl.LightningModule):
         own = float(loss)
         is_bad = not math.isfinite(own)
         told = torch.tensor([is_bad, self.wants_to_stop, 0.0 if is_bad else own])
-        bad, stops, total = sum_over_all(told.to(self.device)).tolist()
+        bad, stops, total = sum_over_all(told, self.device).tolist()
         # Alone, as it is: not through single precision.
         self.last_loss = total / self.trainer.world_size if is_together() else own
         self.stops = stops > 0

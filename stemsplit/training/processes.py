@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -18,11 +19,18 @@ def is_together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def sum_over_all(values: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes; it is changed."""
-    if is_together():
-        dist.all_reduce(values)
-    return values
+def sum_over_all(values: Tensor, device: torch.device) -> Tensor:
+    """Return the sum of a tensor over all processes.
+
+    Args:
+        values: On the CPU.
+        device: Where the processes speak to each other from.
+    """
+    if not is_together():
+        return values
+    total = values.to(device)
+    dist.all_reduce(total)
+    return total.cpu()
 
 
 def gather_from_all(value: Any) -> list[Any]:

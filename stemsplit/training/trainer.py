@@ -11,7 +11,6 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from stemsplit.errors import UsageError
-from stemsplit.training.loop import Loop
 from stemsplit.training.preparation import Processes
 from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.run_folder import RunFolder
@@ -21,15 +20,22 @@ ACCELERATORS = {"cuda": "gpu", "mps": "mps", "cpu": "cpu"}
 
 
 def make_trainer(
-    recipe: RecipeConfig, run: RunFolder, loop: Loop, processes: Processes, *, offline: bool
+    recipe: RecipeConfig,
+    run: RunFolder,
+    callbacks: list[pl.Callback],
+    processes: Processes,
+    step: int,
+    *,
+    offline: bool,
 ) -> pl.Trainer:
     """Return a trainer for the batches that are left: epochs, files and an end are the loop's.
 
     Args:
         recipe: How to train.
         run: Where to.
-        loop: What happens around steps.
+        callbacks: What happens around steps.
         processes: Where it runs.
+        step: How far the run has come.
         offline: Whether Weights & Biases keeps its logs to itself.
 
     Raises:
@@ -54,8 +60,8 @@ def make_trainer(
         # Only GPUs can share statistics.
         sync_batchnorm=settings.sync_norm and processes.count > 1 and kind == "cuda",
         max_epochs=1,
-        callbacks=[loop],
-        logger=_make_loggers(recipe, run, loop.stream.position.step, offline=offline),
+        callbacks=callbacks,
+        logger=_make_loggers(recipe, run, step, offline=offline),
         default_root_dir=run.path,
         use_distributed_sampler=False,
         enable_checkpointing=False,

@@ -119,7 +119,7 @@ class Validator:
             mixture, stems = select_stems(batch.to(device), self._dataset_stems, model.stems)
             loss = float(self._loss(model, mixture, stems))
             totals += torch.tensor([loss * len(batch), len(batch)], dtype=torch.float64)
-        total, count = sum_over_all(totals.to(device)).tolist()
+        total, count = sum_over_all(totals, device).tolist()
         return float(total / count) if count else math.nan
 
     def _read_batches(self, excerpts: Sequence[Excerpt]) -> Iterator[Tensor]:

@@ -160,23 +160,41 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     check_same(folder, undisturbed)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_a_step_with_a_checkpoint(
-    songs: Path, undisturbed: Path, tmp_path: Path
+    number: signal.Signals, songs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "undisturbed"
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
 
     def interrupt(event: Event) -> None:
         if isinstance(event, Stepped) and event.step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(CancelledError, match="stopped") as stopped:
         run(folder, songs, interrupt)
     assert f"--resume {folder}" in stopped.value.help
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     state = load_checkpoint(folder / "checkpoints/last.ckpt")
     # The signal came with step 7, and the next step was the last.
     assert state["position"]["step"] == 8
+    resume(folder)
+    check_same(folder, undisturbed)
+
+
+def test_a_signal_during_a_validation_leaves_that_to_do(
+    songs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "undisturbed"
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 18:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(CancelledError):
+        run(folder, songs, interrupt)
+    state = load_checkpoint(folder / "checkpoints/last.ckpt")
+    assert state["position"] == {"epoch": 2, "batch": 6, "step": 18}
     resume(folder)
     check_same(folder, undisturbed)
 
