@@ -288,12 +288,12 @@ class Teller:
         if outcome.error is not None:
             self._reporter.say(f"{name}: error: {printable(outcome.error.message)}")
             self._reporter.say(f"  help: {printable(outcome.error.help)}")
-        elif not self._is_quiet:
-            words = {"done": "done", "skipped": "done already, skipped", "cancelled": "stopped"}
-            length = f", {format_clock(outcome.audio_s)}" if outcome.status == "done" else ""
-            self._reporter.say(f"{name}: {words[outcome.status]}{length}")
-            for note in outcome.notes if outcome.status == "done" else ():
+        elif outcome.status == "done" and not self._is_quiet:
+            self._reporter.say(f"{name}: done, {format_clock(outcome.audio_s)}")
+            for note in outcome.notes:
                 self._reporter.say(f"  note: {printable(note)}")
+        elif outcome.status == "skipped" and not self._is_quiet:
+            self._reporter.say(f"{name}: done already, skipped")
         self._reporter.on_count("tracks", self._done, self._total)
 
     def on_end(self, outcomes: Sequence[TrackOutcome], out: Path, elapsed_s: float) -> int:
