@@ -11,7 +11,6 @@ import typer
 
 from stemsplit.cli import EXIT_DONE, EXIT_FAILED
 from stemsplit.cli.arguments import (
-    HOW,
     OUTPUT,
     PRECISIONS,
     RUN,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from stemsplit.weights.entry import ModelEntry, Score
     from stemsplit.weights.registry import Registry
 
+MEASURED = "What is measured"
 SPLIT_CHOICES = ("test", "valid", "train", "all")
 
 Root = Annotated[
@@ -107,19 +107,19 @@ Overwrite = Annotated[
 ]
 Window = Annotated[
     str,
-    typer.Option(metavar="SECONDS", help="Length of a frame.", rich_help_panel=HOW),
+    typer.Option(metavar="SECONDS", help="Length of a frame.", rich_help_panel=MEASURED),
 ]
 Hop = Annotated[
     str | None,
     typer.Option(
         metavar="SECONDS",
         help="From one frame to the next.  [default: the window]",
-        rich_help_panel=HOW,
+        rich_help_panel=MEASURED,
     ),
 ]
 SiSdr = Annotated[
     bool,
-    typer.Option("--si-sdr", help="Measure SI-SDR, too.", rich_help_panel=HOW),
+    typer.Option("--si-sdr", help="Measure SI-SDR, too.", rich_help_panel=MEASURED),
 ]
 ScoringJobs = Annotated[
     str | None,

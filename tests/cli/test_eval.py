@@ -88,6 +88,9 @@ def test_quiet_says_nothing_but_errors(root: Path, capsys: pytest.CaptureFixture
     ]
     summary = json.loads((root / "scores" / "summary.json").read_text())
     assert [track["status"] for track in summary["tracks"]] == ["scored", "failed"]
+    write_track(root / "out" / "two", make_stems(1, TWO))
+    assert main([*EVAL, "--quiet"]) == 1, "what the data set leaves out is not scored either"
+    assert capsys.readouterr().err.splitlines() == ["error: three: holds no sound file"]
 
 
 @pytest.mark.parametrize(
