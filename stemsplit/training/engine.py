@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stemsplit.errors import UsageError
 from stemsplit.training.events import Began, Noted, OnEvent, ignore
@@ -17,7 +17,11 @@ from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from stemsplit.datasets import Validation
+    from stemsplit.datasets import Dataset, Index, Validation
+    from stemsplit.models.base import StemModel
+    from stemsplit.training.loader import ExcerptLoader
+    from stemsplit.training.losses import Loss
+    from stemsplit.training.preparation import Processes
 
 NEEDED = {"pytorch_lightning": "pytorch-lightning", "matplotlib": "matplotlib"}
 EXTRA = 'pip install "stemsplit[train]"'
@@ -123,69 +127,45 @@ def train(request: Request, on_event: OnEvent = ignore) -> None:
 
 
 def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: bool) -> None:
-    import torch
-
-    from stemsplit.training.checkpoints import load_checkpoint
     from stemsplit.training.loop import Loop
-    from stemsplit.training.losses import build_loss
     from stemsplit.training.module import StemTraining
-    from stemsplit.training.preparation import (
-        Processes,
-        build_network,
-        describe_origin,
-        make_batches,
-        open_data,
-        resolve_stems,
-        start_weights,
-    )
+    from stemsplit.training.preparation import describe_origin
     from stemsplit.training.stopping import Stopping
     from stemsplit.training.stream import BatchStream, Position
     from stemsplit.training.trainer import make_trainer
     from stemsplit.training.validation import Validator
 
-    state = load_checkpoint(run.last) if request.resumes and run.last.is_file() else None
-    processes = Processes.find(request.machines)
-    origin = run.read_origin() if request.resumes else {}
-    dataset, index = open_data(request.root, request.valid, origin, on_event)
-    recipe = resolve_stems(request.recipe, dataset)
-    torch.manual_seed(recipe.training.seed)
-    begins_from = None if request.resumes else request.begins_from
-    model, recipe = build_network(recipe, begins_from, offline=request.offline)
-    loss = build_loss(recipe.loss)
-    loader, excerpt = make_batches(recipe, dataset, index, model, processes)
+    ready = _prepare(request, run, on_event)
+    recipe, dataset, loader, state = ready.recipe, ready.dataset, ready.loader, ready.state
     position = Position(**state["position"]) if state is not None else Position()
     stream = BatchStream(loader, recipe.training, position)
-    validator = Validator(recipe, dataset.select("valid"), index, dataset.stems, excerpt)
-    if state is not None:
-        model.load_state_dict(state["model"])
-    elif begins_from is None:
-        start_weights(model, recipe, dataset, index, on_event)
-    module = StemTraining(
-        model, recipe, loss, dataset.stems, [track.name for track in loader.tracks]
+    valid = dataset.select("valid")
+    validator = Validator(recipe, valid, ready.index, dataset.stems, ready.excerpt)
+    names = [track.name for track in loader.tracks]
+    module = StemTraining(ready.model, recipe, ready.loss, dataset.stems, names)
+    loop = Loop(run, recipe, stream, validator, on_event, state)
+    stopping = Stopping(module)
+    trainer = make_trainer(
+        recipe, run, [stopping, loop], ready.processes, position.step, offline=request.offline
     )
     if is_first:
-        run.create(recipe, describe_origin(dataset))
-    loop = Loop(run, recipe, stream, validator, on_event, state)
+        run.create(recipe, describe_origin(dataset, ready.begins_from))
     if stream.is_over or (state is not None and not state["is_patient"]):
         on_event(Noted(f"the run is complete: {position.epoch} epochs, {position.step} steps"))
         return
-    stopping = Stopping(module)
-    trainer = make_trainer(
-        recipe, run, [stopping, loop], processes, position.step, offline=request.offline
-    )
     on_event(
         Began(
             run=run.path,
             architecture=recipe.model.architecture,
             stems=recipe.model.stems,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            train_tracks=len(loader.tracks),
-            valid_tracks=len(dataset.select("valid")),
+            parameters=sum(parameter.numel() for parameter in ready.model.parameters()),
+            train_tracks=len(names),
+            valid_tracks=len(valid),
             batches=stream.per_epoch,
             max_epochs=recipe.training.max_epochs,
             epoch=position.epoch,
-            device=str(processes.device),
-            processes=processes.count,
+            device=str(ready.processes.device),
+            processes=ready.processes.count,
         )
     )
     try:
@@ -193,6 +173,59 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
             trainer.fit(module, stream)
     finally:
         loader.close()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that a training begins with."""
+
+    recipe: RecipeConfig
+    dataset: Dataset
+    index: Index
+    model: StemModel
+    loss: Loss
+    loader: ExcerptLoader
+    excerpt: int
+    processes: Processes
+    state: dict[str, Any] | None
+    begins_from: str | None
+
+
+def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
+    """Open everything, and make sure that it fits; nothing is written."""
+    import torch
+
+    from stemsplit.training.checkpoints import load_checkpoint
+    from stemsplit.training.losses import build_loss
+    from stemsplit.training.preparation import (
+        Processes,
+        build_network,
+        make_batches,
+        open_data,
+        resolve_stems,
+        restore_weights,
+        start_weights,
+    )
+
+    state = load_checkpoint(run.last) if request.resumes and run.last.is_file() else None
+    processes = Processes.find(request.machines)
+    origin = run.read_origin() if request.resumes else {}
+    dataset, index = open_data(request.root, request.valid, origin, on_event)
+    recipe = resolve_stems(request.recipe, dataset)
+    torch.manual_seed(recipe.training.seed)
+    begins_from: str | None = origin.get("from", request.begins_from)
+    # With a checkpoint, what the run began with does not matter any more.
+    donor = begins_from if state is None else None
+    model, recipe = build_network(recipe, donor, offline=request.offline)
+    loss = build_loss(recipe.loss)
+    loader, excerpt = make_batches(recipe, dataset, index, model, processes)
+    if state is not None:
+        restore_weights(model, state["model"], run)
+    elif donor is None:
+        start_weights(model, recipe, dataset, index, on_event)
+    return _Ready(
+        recipe, dataset, index, model, loss, loader, excerpt, processes, state, begins_from
+    )
 
 
 @contextlib.contextmanager

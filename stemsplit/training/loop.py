@@ -32,6 +32,8 @@ from stemsplit.training.schedule import Schedule
 from stemsplit.training.stream import BatchStream, Position
 from stemsplit.training.validation import Validator
 
+PLOT_EVERY_S = 20.0
+
 
 class Loop(pl.Callback):
     """Moves a run on; its state is what a checkpoint holds."""
@@ -67,7 +69,7 @@ class Loop(pl.Callback):
         self._state = state
         # Of the epoch under way: what its mean loss is made of.
         self._loss_sum = 0.0
-        self._began_s = time.monotonic()
+        self._began_s = self._plotted_s = time.monotonic()
         columns = ["epoch", "step", "lr", "train_loss", "validation_loss", "usdr"]
         columns += [f"usdr_{stem}" for stem in recipe.model.stems]
         self._metrics = MetricsFile(run.metrics_file, [*columns, "seconds"])
@@ -195,13 +197,20 @@ class Loop(pl.Callback):
             if is_best and snapshot is not None:
                 self._export(snapshot, epoch, metrics)
             self._metrics.append(metrics)
-            if snapshot is not None:
-                plot_run(self._metrics.read(), self.run.plots)
             self._log(trainer, {f"epoch/{key}": v for key, v in metrics.items()}, position.step)
         position.epoch, position.batch, self._loss_sum = epoch + 1, 0, 0.0
+        if trainer.is_global_zero:
+            self._plot(is_end=self.stream.is_over or not self.is_patient)
         self.save(trainer, module, keep_epoch=epoch)
         if trainer.is_global_zero:
             self.on_event(Validated(epoch, metrics, is_best))
+
+    def _plot(self, *, is_end: bool) -> None:
+        """Draw the pictures anew; not for each of many short epochs."""
+        now_s = time.monotonic()
+        if is_end or now_s - self._plotted_s >= PLOT_EVERY_S:
+            self._plotted_s = now_s
+            plot_run(self._metrics.read(), self.run.plots)
 
     def _is_due(self, position: Position, every: int) -> bool:
         is_last = position.epoch + 1 >= self.recipe.training.max_epochs

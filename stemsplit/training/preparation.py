@@ -20,6 +20,7 @@ from stemsplit.training.events import Noted, OnEvent
 from stemsplit.training.loader import ExcerptLoader, count_excerpt, make_loader, select_stems
 from stemsplit.training.processes import find_launch, find_rank
 from stemsplit.training.recipe import Precision, RecipeConfig
+from stemsplit.training.run_folder import RunFolder
 from stemsplit.training.statistics import set_statistics
 
 if TYPE_CHECKING:
@@ -116,9 +117,10 @@ def open_data(
     return dataset, index
 
 
-def describe_origin(dataset: Dataset) -> dict[str, Any]:
-    """Return what a run folder keeps of its data."""
+def describe_origin(dataset: Dataset, begins_from: str | None) -> dict[str, Any]:
+    """Return what a run folder keeps of its data, and of what it began with."""
     return {
+        "from": begins_from,
         "root": str(dataset.root.absolute()),
         "stems": list(dataset.stems),
         "train": [track.name for track in dataset.select("train")],
@@ -235,6 +237,21 @@ def _take_weights(model: StemModel, donor: StemModel, name: str) -> None:
         raise CheckpointError(
             f"the weights of {name!r} do not fit: {str(error).splitlines()[-1].strip()}",
             help=f"train all of its stems: {', '.join(donor.stems)}.",
+        ) from error
+
+
+def restore_weights(model: StemModel, weights: Mapping[str, Any], run: RunFolder) -> None:
+    """Give a network a checkpoint's weights.
+
+    Raises:
+        CheckpointError: They are of another network: the recipe was changed.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{run.last} does not fit the recipe: {str(error).splitlines()[-1].strip()}",
+            help="resume without changing the model, or begin another run with --from.",
         ) from error
 
 

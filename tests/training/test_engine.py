@@ -78,7 +78,7 @@ def test_it_learns(songs: Path, tmp_path: Path) -> None:
     first, last = epochs[0].metrics, epochs[-1].metrics
     assert last["validation_loss"] < 0.7 * first["validation_loss"]
     assert "usdr" not in first
-    assert last["usdr"] > 3
+    assert last["usdr"] > 2
     assert {path.name for path in (tmp_path / "run/plots").iterdir()} == {"loss.png", "sdr.png"}
     for picture in (tmp_path / "run/plots").iterdir():
         assert picture.read_bytes().startswith(b"\x89PNG")
