@@ -7,7 +7,7 @@ have, the filters of BSS Eval fit what is chance: SIR and SAR come out up to 10 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,14 +61,14 @@ def read_true(file: AudioFile) -> Recording:
         UsageError: It has no such stream.
     """
     recording = read_recording(file)
-    steps = torch.round(recording.samples * _STEPS)
-    held = steps.clamp(-_STEPS, _STEPS - 1)
+    samples = recording.samples.mul_(_STEPS).round_()
     warnings = recording.warnings
-    # A lossy file goes beyond by nature; of others it is to be known.
-    beyond = int((steps - held > 1).sum() + (held - steps > 1).sum())
-    if beyond and file.path.suffix.lower() in SEEKABLE:
+    # A lossy file goes beyond by nature; of others it is to be known. Full scale itself, one step
+    # more than there is, does not count.
+    if file.path.suffix.lower() in SEEKABLE and (beyond := int((samples.abs() > _STEPS).sum())):
         warnings = (*warnings, f"{beyond} samples beyond full scale are held there, as in musdb")
-    return Recording(held / _STEPS, recording.sample_rate, warnings)
+    samples.clamp_(-_STEPS, _STEPS - 1).div_(_STEPS)
+    return Recording(samples, recording.sample_rate, warnings)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class References:
             others = [self.stems[VOCALS]]
         if not others:
             return self.mixture - self.stems[left_out]
-        return torch.stack(others).sum(dim=0)
+        return _add_up(others)
 
 
 def read_references(track: Track) -> References:
@@ -127,7 +127,7 @@ def read_references(track: Track) -> References:
         for stem, recording in found.items()
     }
     if whole is None:
-        return References(stems, torch.stack([*stems.values()]).sum(dim=0), rate, tuple(notes))
+        return References(stems, _add_up([*stems.values()]), rate, tuple(notes))
     notes.extend(f"the mixture: {warning}" for warning in whole.warnings)
     return References(stems, whole.samples, rate, tuple(notes))
 
@@ -170,9 +170,18 @@ def fit(
             f"the track of {length / rate:.2f} s",
             help=f"up to {MEND_S} s is padded or cut; check that it is the same song, whole.",
         )
-    if missing:
-        notes.append(f"{what}: {'padded' if missing > 0 else 'cut'} by {abs(missing)} samples")
+    if not missing:
+        return samples
+    notes.append(f"{what}: {'padded' if missing > 0 else 'cut'} by {abs(missing)} samples")
     return torch.nn.functional.pad(samples, (0, missing))
+
+
+def _add_up(signals: Sequence[Tensor]) -> Tensor:
+    """Return the sum, without a copy of all. Shape: (C, T) each -> (C, T)."""
+    total = signals[0].clone()
+    for signal in signals[1:]:
+        total += signal
+    return total
 
 
 def _count(channels: int) -> str:

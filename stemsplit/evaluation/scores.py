@@ -30,6 +30,9 @@ from stemsplit.errors import UsageError
 
 TAPS = 512
 
+Both = Sequence[Sequence[Tensor]]
+"""References and estimates: a (C, T) for each stem."""
+
 
 class BssEval(NamedTuple):
     """Scores in dB, a row for each stem and a column for each frame. Shape of each: (S, N).
@@ -44,8 +47,8 @@ class BssEval(NamedTuple):
 
 
 def bss_eval(
-    references: Tensor,
-    estimates: Tensor,
+    references: Tensor | Sequence[Tensor],
+    estimates: Tensor | Sequence[Tensor],
     *,
     window: int = 44100,
     hop: int = 44100,
@@ -54,8 +57,8 @@ def bss_eval(
     """Score estimates frame by frame.
 
     Args:
-        references: The true stems. Shape (S, C, T).
-        estimates: In the same order. Shape (S, C, T).
+        references: The true stems. Shape (S, C, T), or S of (C, T).
+        estimates: In the same order. Shape (S, C, T), or S of (C, T).
         window: Length of a frame, in samples. What is left at the end, shorter than a frame, is not
             scored; a song shorter than a frame is one frame.
         hop: From one frame to the next, in samples.
@@ -67,10 +70,14 @@ def bss_eval(
     Raises:
         UsageError: Shapes that do not fit, no samples, or samples that are not finite.
     """
-    if references.dim() != 3 or references.shape != estimates.shape or references.numel() == 0:
+    # As they came, so that no song is held twice: what is computed with is double, in pieces.
+    both = [[stem.detach().cpu() for stem in signals] for signals in (references, estimates)]
+    shapes = {tuple(stem.shape) for signals in both for stem in signals}
+    shape = next(iter(shapes), ())
+    if len(shapes) != 1 or len(both[0]) != len(both[1]) or len(shape) != 2 or 0 in shape:
+        told = [[tuple(stem.shape) for stem in signals] for signals in both]
         raise UsageError(
-            f"references of shape {tuple(references.shape)} and estimates of shape "
-            f"{tuple(estimates.shape)} cannot be compared",
+            f"references of shapes {told[0]} and estimates of shapes {told[1]} cannot be compared",
             help="give the same (stems, channels, samples) of both, and at least one sample.",
         )
     if min(window, hop, taps) < 1:
@@ -78,21 +85,18 @@ def bss_eval(
             f"a window of {window}, a hop of {hop} and {taps} taps are not possible",
             help="give 1 or more samples of each.",
         )
-    # As they came, such that a song is not held twice: what is computed with is double, in pieces.
-    both = (references.detach().cpu(), estimates.detach().cpu())
     if not all(bool(torch.isfinite(stem).all()) for signals in both for stem in signals):
         raise UsageError(
             "references or estimates hold values that are not numbers (NaN or infinite)",
             help="look for what made them; silence is zeros.",
         )
-    stems, _, samples = references.shape
+    samples = shape[1]
     window = min(window, samples)
-    filters = _find_filters([signals.flatten(0, 1) for signals in both], stems, taps)
+    filters = _find_filters(both, taps)
     meter = _Meter(filters, window)
     columns = []
     for start in range(0, samples - window + 1, hop):
-        frame = [signals[..., start : start + window].double() for signals in both]
-        columns.append(meter.score(torch.stack(frame)))
+        columns.append(meter.score(_cut(both, start, window)))
     return BssEval(*torch.stack(columns, dim=-1).unbind(0))
 
 
@@ -108,8 +112,17 @@ class _Filters(NamedTuple):
     of_own: Tensor
 
 
-def _find_filters(both: Sequence[Tensor], stems: int, taps: int) -> _Filters:
-    """Solve the normal equations of the whole track. Shape of each of both: (K, T)."""
+def _cut(both: Both, start: int, length: int) -> Tensor:
+    """Return a piece of all signals; shorter at the end. Shape: (2, S, C, length)."""
+    piece = slice(start, start + length)
+    return torch.stack(
+        [torch.stack([stem[:, piece] for stem in signals]) for signals in both]
+    ).double()
+
+
+def _find_filters(both: Both, taps: int) -> _Filters:
+    """Solve the normal equations of the whole track."""
+    stems = len(both[0])
     gram, cross = _correlate(both, taps)
     count = gram.shape[0]
     channels = count // stems
@@ -122,18 +135,19 @@ def _find_filters(both: Sequence[Tensor], stems: int, taps: int) -> _Filters:
     return _Filters(of_all, torch.stack(parts, dim=2))
 
 
-def _correlate(both: Sequence[Tensor], taps: int) -> tuple[Tensor, Tensor]:
+def _correlate(both: Both, taps: int) -> tuple[Tensor, Tensor]:
     """Return sum_n x[n] y[n + k] of references x and y, and of references x and estimates y.
 
-    Shape: twice (K, T) -> twice (K, K, L), k from 0 to L - 1.
+    Shape: twice S of (C, T) -> twice (K, K, L), k from 0 to L - 1.
     """
     length = _find_fast_length(max(8 * taps, 2**15))
     step = length - taps + 1
-    count, samples = both[0].shape
+    channels, samples = both[0][0].shape
+    count = len(both[0]) * channels
     total = torch.zeros(count, 2 * count, length // 2 + 1, dtype=torch.complex128)
     for start in range(0, samples, step):
         # What y is heard for as long as x, delayed, may meet it.
-        piece = torch.cat([signals[:, start : start + length].double() for signals in both])
+        piece = _cut(both, start, length).flatten(0, 2)
         later = torch.fft.rfft(piece, length)
         first = torch.fft.rfft(piece[:count, :step], length).conj_physical()
         for x, sums in zip(first, total, strict=True):

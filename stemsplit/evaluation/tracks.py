@@ -152,8 +152,8 @@ def _score_frames(
     if not stems:
         return {}
     kinds = bss_eval(
-        torch.stack([true[stem] for stem in stems]),
-        torch.stack([heard[stem] for stem in stems]),
+        [true[stem] for stem in stems],
+        [heard[stem] for stem in stems],
         window=max(1, int(options.window_s * sample_rate)),
         hop=max(1, int(options.hop_s * sample_rate)),
     )
