@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stemsplit.datasets import Index, Track, read_excerpt
+from stemsplit.datasets import AudioFile, Index, Track, read_excerpt
 from stemsplit.evaluation.whole_track import usdr
 from stemsplit.models.base import StemModel
 from stemsplit.separation.separator import Separator
@@ -139,13 +139,17 @@ class Validator:
 
     def _read(self, track: Track, start: int, count: int) -> Tensor:
         """Read all stems of a track. Shape (S, C, count)."""
+        return self._read_files([track.stems[stem] for stem in self._dataset_stems], start, count)
+
+    def _read_files(self, files: Sequence[AudioFile], start: int, count: int) -> Tensor:
+        """Read the same part of several recordings. Shape (files, C, count)."""
         channels = self._recipe.model.channels
-        stems = torch.empty(len(self._dataset_stems), channels, count)
-        for slot, stem in zip(stems, self._dataset_stems, strict=True):
-            samples = torch.from_numpy(read_excerpt(track.stems[stem], start, count))
+        read = torch.empty(len(files), channels, count)
+        for slot, file in zip(read, files, strict=True):
+            samples = torch.from_numpy(read_excerpt(file, start, count))
             # As in training: one channel is heard on all, several are one channel's mean.
             slot[:] = samples.mean(dim=0) if channels == 1 else samples
-        return stems
+        return read
 
     @torch.no_grad()
     def score(
@@ -167,6 +171,9 @@ class Validator:
             samples = self._index.tracks[track.name].samples
             whole = self._read(track, 0, samples).unsqueeze(0)
             mixture, stems = select_stems(whole, self._dataset_stems, model.stems)
+            if track.mixture is not None:
+                # As it was published: what people separate, also where it is not quite the sum.
+                mixture = self._read_files([track.mixture], 0, samples)
             found = separator.separate(mixture[0], model.sample_rate, on_event=lambda _: check())
             for stem, true in zip(model.stems, stems[0], strict=True):
                 scores[stem].append(usdr(true, found[stem]))
