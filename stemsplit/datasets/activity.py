@@ -23,7 +23,6 @@ class ActivityParameters:
     Attributes:
         window_s: Length of a window.
         chunks: Equal parts of a window; windows begin every half of that many.
-        silence: RMS that an exactly silent chunk is given.
         quantile: Of the RMS of a window's chunks, linearly interpolated: the threshold ...
         least: ... and the lowest that it can be.
         share: More than this share of the chunks has to be above the threshold.
@@ -31,7 +30,6 @@ class ActivityParameters:
 
     window_s: float = 6.0
     chunks: int = 10
-    silence: float = 1e-5
     quantile: float = 0.15
     least: float = 1e-3
     share: float = 0.5
@@ -81,8 +79,8 @@ class ActivityMeter:
         chunks = self._parameters.chunks
         if len(self._squares) < chunks:
             return []
+        # The repository gives exactly silent chunks an RMS of 1e-5; below `least` that is the same.
         rms = np.sqrt(np.stack(self._squares))  # (chunks of the recording, C)
-        rms[rms == 0] = self._parameters.silence
         windows = np.lib.stride_tricks.sliding_window_view(rms, chunks, axis=0)[:: chunks // 2]
         threshold = np.quantile(windows, self._parameters.quantile, axis=-1, keepdims=True)
         loud = windows > np.maximum(threshold, self._parameters.least)

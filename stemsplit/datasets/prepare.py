@@ -308,8 +308,8 @@ class _Run:
         loud = [outcome for outcome in outcomes if outcome.clipped]
         if loud:
             self.on_note(
-                f"{sum(outcome.clipped for outcome in loud)} samples of {len(loud)} tracks were "
-                "beyond full scale and are held there; --bits 32 keeps them"
+                f"{sum(outcome.clipped for outcome in loud)} samples beyond full scale are held "
+                f"there, in {len(loud)} of {len(outcomes)} tracks; --bits 32 keeps them"
             )
         rates = sorted({record.sample_rate for record in self.stored.files.values()})
         if len(rates) > 1:
@@ -339,8 +339,8 @@ class _Run:
         for n_fft, hop_length in self.options.statistics:
             if (n_fft, hop_length) not in known:
                 self.on_note(
-                    f"describing spectrograms of {len(tracks)} training tracks "
-                    f"(windows of {n_fft} samples every {hop_length})"
+                    f"describing the training tracks' spectrograms (windows of {n_fft} samples "
+                    f"every {hop_length}; tracks: {len(tracks)})"
                 )
                 kept.append(compute_statistics(tracks, n_fft, hop_length))
         if kept != self.stored.statistics:

@@ -213,6 +213,7 @@ def test_a_share_validates_and_adding_tracks_moves_few(tmp_path: Path) -> None:
     add_stem_mp4(tmp_path / "test" / "last.stem.mp4")
     before = {t.name for t in open_dataset(tmp_path, valid=Validation(share=0.2)).select("valid")}
     assert len(before) == 4
+    assert before != {f"song {index}" for index in (0, 1, 10, 11)}
     make_numbered(tmp_path, 25)
     after = {t.name for t in open_dataset(tmp_path, valid=Validation(share=0.2)).select("valid")}
     assert len(after) == 5

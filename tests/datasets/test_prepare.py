@@ -246,7 +246,7 @@ def test_samples_beyond_full_scale_are_told_once(own: Path, tmp_path: Path) -> N
     calls.run(own, tmp_path / "out")
     told = [note for note in calls.notes if "beyond full scale" in note]
     assert told == [
-        "1600 samples of 2 tracks were beyond full scale and are held there; --bits 32 keeps them"
+        "1600 samples beyond full scale are held there, in 2 of 2 tracks; --bits 32 keeps them"
     ]
 
 
