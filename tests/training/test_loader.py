@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from stemsplit.datasets import Dataset, open_dataset, open_index
+from stemsplit.datasets import AudioFile, Dataset, open_dataset, open_index
 from stemsplit.errors import DatasetError, UnknownNameError, UsageError
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.training import loader as loader_module
 from stemsplit.training.loader import (
     ExcerptLoader,
     Excerpts,
+    Pending,
     count_excerpt,
     make_loader,
     select_stems,
@@ -118,21 +122,45 @@ def test_silence_is_read_from_nowhere(dataset: Dataset) -> None:
         assert stems[:, 0].abs().max() > 0
 
 
-def test_files_are_read_ahead_and_no_further(
+def test_some_batches_are_read_ahead(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = build(dataset, replace(PLAIN, workers=2))
+    begun: list[int] = []
+    begin = loader._begin
+
+    def count(epoch: int, number: int, pool: ThreadPoolExecutor | None) -> Pending:
+        begun.append(number)
+        return begin(epoch, number, pool)
+
+    monkeypatch.setattr(loader, "_begin", count)
+    batches = iter(loader)
+    next(batches)
+    assert begun == [0, 1, 2]
+    next(batches)
+    assert begun == [0, 1, 2, 3]
+    loader.close()
+
+
+def test_what_is_not_wanted_any_more_is_not_read(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    read = loader_module.read_excerpt
-    monkeypatch.setattr(
-        loader_module, "read_excerpt", lambda *args: (opened.append(1), read(*args))[1]
-    )
-    loader = build(dataset, replace(PLAIN, workers=2))
+    read, may_go_on = loader_module.read_excerpt, threading.Event()
+
+    def count(file: AudioFile, start: int, samples: int) -> NDArray[np.float32]:
+        opened.append(file)
+        if len(opened) > 12:
+            may_go_on.wait(timeout=10)
+        return read(file, start, samples)
+
+    monkeypatch.setattr(loader_module, "read_excerpt", count)
+    loader = build(dataset, replace(PLAIN, workers=1))
     batches = iter(loader)
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator, whose end is what is tested
-    loader.close()
-    ahead = loader_module.BATCHES_AHEAD + 1
-    assert 12 <= len(opened) <= ahead * 12
+    may_go_on.set()
+    assert loader._pool is not None
+    loader._pool.shutdown()
+    assert len(opened) <= 13
 
 
 def test_mono_files_and_models(tmp_path: Path, dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.models.base import ModelConfig, SpectralModel, StemModel
 from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+from stemsplit.models.unet import IntermediateBlockUNet, IntermediateBlockUNetConfig
 from stemsplit.training.combinations import combine_magnitude_mse, combine_sdr
 from stemsplit.training.losses import (
     TERMS,
@@ -246,15 +248,15 @@ def test_every_network_learns_one_batch(name: str) -> None:
     model = build_tiny(name)
     stems = excerpt(model)
     loss = build_loss(PLAIN[name])
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     values = []
-    for _ in range(12):
+    for _ in range(8):
         optimiser.zero_grad()
         value = loss(model, stems.sum(1), stems)
         value.backward()
         optimiser.step()
         values.append(value.item())
-    assert min(values[-3:]) < 0.93 * values[0]
+    assert min(values[-3:]) < 0.9 * values[0]
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -281,16 +283,39 @@ def test_magnitudes_are_those_of_the_estimates(name: str) -> None:
     torch.testing.assert_close(run.magnitudes, run.spectra.abs(), rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_ends_at_the_core() -> None:
-    model = build_tiny("open-unmix")
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_half_precision_ends_at_the_core(name: str) -> None:
+    model = build_tiny(name)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.RNNBase):
+            setattr(module, "p" if isinstance(module, nn.Dropout) else "dropout", 0.0)
     stems = excerpt(model)
-    loss = build_loss(LossConfig(("magnitude_mse", "waveform_l1")))
+    loss = build_loss(PLAIN[name])
     full = loss(model, stems.sum(1), stems)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = loss(model, stems.sum(1), stems)
     assert half.dtype == torch.float32
     assert half.item() != full.item()
     assert half.item() == pytest.approx(full.item(), rel=0.1)
+
+
+def test_a_spectrogram_in_half_precision_is_made_full() -> None:
+    config = IntermediateBlockUNetConfig.tiny(STEMS)
+    config = replace(config, estimate="mapping", last_activation="identity")
+    model = IntermediateBlockUNet(config).train()
+    stems = excerpt(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = build_loss(PLAIN["intermediate-block-unet"])(model, stems.sum(1), stems)
+    value.backward()
+    assert torch.isfinite(value)
+
+
+def test_differences_are_taken_in_full_precision() -> None:
+    model, mixture, stems = share_batch()
+    config = LossConfig(tuple(TERMS))
+    full = measure(config, model, mixture, stems.flip(-1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert measure(config, model, mixture, stems.flip(-1)) == full
 
 
 def test_the_transform_in_training_is_that_of_use() -> None:

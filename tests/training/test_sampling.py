@@ -53,6 +53,13 @@ def test_an_item_follows_from_seed_epoch_and_number_alone() -> None:
     assert draw_all(build(config, seed=4)) != draw_all(forwards)
 
 
+def test_an_epoch_has_places_of_its_own() -> None:
+    sampler = Sampler(TRACKS[4:], STEMS, 600, PLAIN)
+    first, second = ({places[0].start for places in draw_all(sampler, e)} for e in (0, 1))
+    assert len(first) == len(second) == 8
+    assert first.isdisjoint(second)
+
+
 def test_starts_lie_anywhere_in_a_track() -> None:
     sampler = build(replace(PLAIN, samples_per_track=400))
     starts = [places[0].start for places in draw_all(sampler) if places[0].track == 4]
