@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from peers import python_of
-from songs import write_stems
+from songs import run_apart, write_stems
 
 OURS = """
 import torch
@@ -69,7 +69,7 @@ def main() -> None:
     pythons = {"stemsplit": sys.executable, "museval": python_of("museval")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_stems(folder / "stems.npz", options.stems, options.seconds)
+        run_apart(write_stems, folder / "stems.npz", options.stems, options.seconds)
         print(f"{'':10} {'s':>8} {'peak MiB':>10} {'above its start':>16}")
         scores = {}
         for who, program in (("stemsplit", OURS), ("museval", THEIRS)):

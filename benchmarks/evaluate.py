@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from peers import python_of
-from songs import write_stems
+from songs import run_apart, write_stems
 
 STEMS = ("drums", "bass", "other", "vocals")
 RATE = 44100
@@ -89,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_songs(folder, options.tracks, options.seconds)
+        run_apart(write_songs, folder, options.tracks, options.seconds)
         data, heard = str(folder / "data"), str(folder / "heard")
         ours = [sys.executable, "-m", "stemsplit", "eval", "--root", data, "--estimates", heard]
         ours += ["-o", str(folder / "ours"), "--quiet"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +42,31 @@ def write_song(path: Path, seconds: float) -> Path:
     return path
 
 
+def run_apart(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in a process of its own.
+
+    Linux counts what a parent holds when it starts a child into the child's own peak: what is
+    measured has to start from a process that never held much.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__} failed")
+
+
 def write_stems(path: Path, stems: int, seconds: float) -> None:
-    """Write the excerpt's first true stems, and what leaks and saturation make of them.
+    """Write the excerpt's first true stems in 16 bits, as musdb reads them, and estimates of them.
+
+    The estimates are what leaks and saturation make of the stems.
 
     Shape of "true" and "heard": (stems, samples, 2), the order that museval takes.
     """
     true = []
     for stream in range(1, stems + 1):
         with decode_blocks(find_excerpt(), stream=stream) as blocks:
-            excerpt = np.concatenate(list(blocks), axis=1).T.astype(np.float64)
+            decoded = np.concatenate(list(blocks), axis=1).T.astype(np.float64)
+            excerpt = np.clip(np.rint(decoded * 2**15), -(2**15), 2**15 - 1) / 2**15
             samples = round(seconds * blocks.sample_rate)
         repeats = -(-samples // len(excerpt))
         true.append(np.tile(excerpt, (repeats, 1))[:samples])
