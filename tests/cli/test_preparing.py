@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from stemsplit.cli import main
 from stemsplit.datasets import open_dataset, open_index
 
 ROOT = Path(__file__).parents[2]
@@ -85,12 +86,16 @@ def test_where_it_is_only_an_index_is_made(home: Path, run: Run) -> None:
     ],
 )
 def test_what_is_wrong_is_told_in_two_lines(
-    home: Path, run: Run, arguments: tuple[str, ...], status: int, message: str, help: str
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
+    help: str,
 ) -> None:
     add_track(home / "in" / "A")
-    done = run("prepare", *arguments)
-    assert done.returncode == status
-    first, second = done.stderr.splitlines()
+    assert main(["prepare", *arguments]) == status
+    first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("error: ")
     assert message in first
     assert second.startswith("help: ")

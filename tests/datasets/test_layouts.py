@@ -121,6 +121,7 @@ def test_a_decoded_track_is_taken_before_its_stem_mp4(tmp_path: Path) -> None:
     add_stem_mp4(tmp_path / "A.stem.mp4")
     dataset = open_dataset(tmp_path)
     assert [track.stems["bass"].path.suffix for track in dataset.tracks] == [".wav"]
+    assert dataset.problems == ()
 
 
 def test_a_track_in_two_splits_stays_in_the_test(tmp_path: Path) -> None:
