@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemsplit.errors import UsageError
+from stemsplit.errors import OutputError, UsageError
 from stemsplit.training.events import Began, Noted, OnEvent, ignore
 from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.run_folder import RunFolder
@@ -149,7 +149,8 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
         recipe, run, [stopping, loop], ready.processes, position.step, offline=request.offline
     )
     if is_first:
-        run.create(recipe, describe_origin(dataset, ready.begins_from))
+        with _about(run):
+            run.create(recipe, describe_origin(dataset, ready.begins_from))
     if stream.is_over or (state is not None and not state["is_patient"]):
         on_event(Noted(f"the run is complete: {position.epoch} epochs, {position.step} steps"))
         return
@@ -169,7 +170,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
         )
     )
     try:
-        with stopping:
+        with stopping, _about(run):
             trainer.fit(module, stream)
     finally:
         loader.close()
@@ -226,6 +227,17 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
     return _Ready(
         recipe, dataset, index, model, loss, loader, excerpt, processes, state, begins_from
     )
+
+
+@contextlib.contextmanager
+def _about(run: RunFolder) -> Iterator[None]:
+    """Say what to do where a run's own files cannot be written."""
+    try:
+        yield
+    except OutputError as error:
+        help = "make room there, or mend its rights"
+        more = f", and go on by --resume {run.path}." if run.last.is_file() else "."
+        raise type(error)(error.message, help=help + more) from error
 
 
 @contextlib.contextmanager

@@ -12,7 +12,14 @@ import soundfile
 import torch
 from music import STEMS, make_recipe, write_songs
 
-from stemsplit.errors import DatasetError, TrainingError, UnknownNameError, UsageError
+from stemsplit.errors import (
+    CheckpointError,
+    DatasetError,
+    OutputError,
+    TrainingError,
+    UnknownNameError,
+    UsageError,
+)
 from stemsplit.models.base import StemModel
 from stemsplit.models.catalogue import ARCHITECTURES
 from stemsplit.separation.separator import Separator
@@ -220,6 +227,34 @@ def test_an_empty_split_is_refused(split: str, purpose: str, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+def test_no_two_steps_draw_the_same(songs: Path, tmp_path: Path) -> None:
+    seeds = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Stepped):
+            seeds.append(torch.initial_seed())
+
+    recipe = make_recipe("open-unmix")
+    train(Request(tmp_path / "run", recipe, songs, machines=Machines("cpu")), note)
+    assert len(seeds) == len(set(seeds)) == 6
+
+
+def test_a_place_that_takes_nothing_more_is_told(songs: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def block(event: Event) -> None:
+        # A folder where the next checkpoint is to go.
+        if isinstance(event, Stepped) and event.step == 2:
+            run.last.unlink()
+            run.last.mkdir()
+
+    request = Request(run.path, make_recipe("open-unmix"), songs, machines=Machines("cpu"))
+    with pytest.raises(OutputError, match=r"last\.ckpt cannot be written") as refused:
+        train(request, block)
+    assert "STEMSPLIT_CACHE" not in refused.value.help
+    assert not list(run.path.rglob("*.part"))
+
+
 def test_two_do_not_write_one_folder(songs: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with run.lock(), pytest.raises(UsageError, match="another training is writing"):
@@ -227,8 +262,6 @@ def test_two_do_not_write_one_folder(songs: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_model_yet_says_so(songs: Path, tmp_path: Path) -> None:
-    from stemsplit.errors import CheckpointError
-
     RunFolder(tmp_path / "run").create(make_recipe("open-unmix"), {})
     with pytest.raises(CheckpointError, match="has not exported a model yet"):
         open_run(tmp_path / "run", tmp_path)
