@@ -79,9 +79,7 @@ def test_whole_tracks_are_separated_from_the_mixture_that_was_published(tmp_path
     # A published mixture of silence: the estimates are silent, and nothing is gained or lost.
     soundfile.write(tmp_path / "valid/valid 0/mixture.wav", 0 * mixture.T.numpy(), 44100)
     validator, model = make_validator(songs, tracks=-1)
-    assert validator.score(model, 0, 1, lambda: None) == pytest.approx(
-        dict.fromkeys(STEMS, 0.0)
-    )
+    assert validator.score(model, 0, 1, lambda: None) == pytest.approx(dict.fromkeys(STEMS, 0.0))
 
 
 def test_what_is_asked_meanwhile_may_end_it(songs: Path) -> None:
