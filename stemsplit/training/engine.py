@@ -211,7 +211,9 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
     state = load_checkpoint(run.last) if request.resumes and run.last.is_file() else None
     processes = Processes.find(request.machines)
     origin = run.read_origin() if request.resumes else {}
-    dataset, index = open_data(request.root, request.valid, origin, on_event)
+    dataset, index = open_data(
+        request.root, request.valid, origin, on_event, offline=request.offline
+    )
     recipe = resolve_stems(request.recipe, dataset)
     torch.manual_seed(recipe.training.seed)
     begins_from: str | None = origin.get("from", request.begins_from)

@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stemsplit.audio import parse_format
 from stemsplit.backends.torch_core import find_device
-from stemsplit.datasets import Dataset, Index, Validation, open_dataset, open_index, require
+from stemsplit.datasets import (
+    Dataset,
+    Index,
+    Validation,
+    fetch_sample,
+    open_dataset,
+    open_index,
+    require,
+)
+from stemsplit.datasets.decoding import Decoding
+from stemsplit.datasets.prepare import PrepareOptions, prepare
 from stemsplit.datasets.spectrogram_statistics import find_statistics
 from stemsplit.errors import CheckpointError, DeviceError, UnknownNameError, UsageError
 from stemsplit.models.base import SpectralModel, StemModel, build_config
@@ -83,7 +94,12 @@ class Processes:
 
 
 def open_data(
-    root: Path | None, valid: Validation | None, origin: Mapping[str, Any], on_event: OnEvent
+    root: Path | None,
+    valid: Validation | None,
+    origin: Mapping[str, Any],
+    on_event: OnEvent,
+    *,
+    offline: bool,
 ) -> tuple[Dataset, Index]:
     """Open the data set of a run.
 
@@ -92,6 +108,7 @@ def open_data(
         valid: Which tracks judge; None as the run was begun, or as the data set says.
         origin: What `describe_origin` gave when the run was begun; empty for a new one.
         on_event: Told what is worth knowing.
+        offline: Download nothing.
 
     Raises:
         DatasetError: It cannot be read, or has no tracks to learn from, or none that judge.
@@ -100,9 +117,7 @@ def open_data(
     if root is None and "root" in origin:
         root = Path(origin["root"])
     if root is None:
-        from stemsplit.datasets import fetch_sample
-
-        root = fetch_sample()
+        root = prepare_sample(offline=offline)
         on_event(Noted(f"no --root: training on the sample, {root}, which shows that it runs"))
     if valid is None:
         valid = Validation(names=tuple(origin["valid"])) if "valid" in origin else Validation()
@@ -115,6 +130,31 @@ def open_data(
     if names != origin.get("train", names):
         on_event(Noted("the training tracks are not those that the run was begun with"))
     return dataset, index
+
+
+def prepare_sample(*, offline: bool) -> Path:
+    """Return the folder of the sample, decoded: fetched and prepared the first time.
+
+    Raises:
+        DownloadError: It cannot be fetched.
+        DatasetError: It cannot be decoded.
+    """
+    from filelock import FileLock
+
+    packed = fetch_sample(offline=offline or None)
+    folder = packed.with_name(f"{packed.name}-wav")
+    # MUSDB18's own validation tracks stay where they are; `open_data` knows them by name.
+    dataset = open_dataset(packed, valid=Validation(standard=False), any_format=True)
+    options = PrepareOptions(Decoding(parse_format("wav")), statistics=((4096, 1024),))
+    # Others who train together wait; what is done is skipped.
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        outcomes = prepare(
+            dataset, folder, options, on_outcome=lambda _: None, on_note=lambda _: None
+        )
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    return folder
 
 
 def describe_origin(dataset: Dataset, begins_from: str | None) -> dict[str, Any]:

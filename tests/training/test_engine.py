@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from music import STEMS, make_recipe, write_songs
 from stemsplit.errors import (
     CheckpointError,
     DatasetError,
+    OfflineError,
     OutputError,
     TrainingError,
     UnknownNameError,
@@ -25,7 +27,7 @@ from stemsplit.models.catalogue import ARCHITECTURES
 from stemsplit.separation.separator import Separator
 from stemsplit.training.checkpoints import load_checkpoint
 from stemsplit.training.engine import Machines, Request, shorten, train
-from stemsplit.training.events import Began, Event, Stepped, Validated
+from stemsplit.training.events import Began, Event, Noted, Stepped, Validated
 from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.run_folder import RunFolder
 from stemsplit.weights.load import load_model
@@ -253,6 +255,31 @@ def test_a_place_that_takes_nothing_more_is_told(songs: Path, tmp_path: Path) ->
         train(request, block)
     assert "STEMSPLIT_CACHE" not in refused.value.help
     assert not list(run.path.rglob("*.part"))
+
+
+def test_without_a_data_set_it_is_the_sample_decoded_once(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMSPLIT_CACHE", str(tmp_path / "cache"))
+    request = Request(tmp_path / "run", make_recipe("open-unmix", training=ONE_STEP), offline=True)
+    request = replace(request, machines=Machines("cpu"))
+    with pytest.raises(OfflineError, match="sample is not on this machine"):
+        train(request)
+    # As the sample is: a train folder, in which MUSDB18's own validation tracks are.
+    sample = tmp_path / "cache/datasets/musdb18-7s"
+    for place, name in (("train 0", "train/A"), ("valid 0", "train/Leaf - Summerghost")):
+        split = place.split()[0]
+        shutil.copytree(songs / split / place, sample / name)
+    told: list[Event] = []
+    train(request, told.append)
+    assert isinstance(told[0], Noted)
+    assert "no --root: training on the sample" in told[0].text
+    began = next(event for event in told if isinstance(event, Began))
+    assert (began.train_tracks, began.valid_tracks) == (1, 1)
+    decoded = sample.with_name("musdb18-7s-wav") / "train/A/vocals.wav"
+    before = decoded.stat().st_mtime_ns
+    train(replace(request, run=tmp_path / "second"))
+    assert decoded.stat().st_mtime_ns == before
 
 
 def test_two_do_not_write_one_folder(songs: Path, tmp_path: Path) -> None:
