@@ -152,6 +152,7 @@ def test_a_missing_package_is_named(
     assert 'pip install "stemsplit[train]"' in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(here: Path) -> None:
     command = [
         sys.executable, "-m", "stemsplit", "train", "--recipe", "tiny.toml", "--root", "songs",

@@ -130,6 +130,7 @@ def test_a_fault_loses_nothing(
     check_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
     songs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
