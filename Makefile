@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # Threads that spin while they wait take the cores from each other, and from ffmpeg.
 export OMP_WAIT_POLICY ?= PASSIVE
+export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: demo test lint types contracts pytest clean
 
