@@ -1,25 +1,16 @@
-"""What may stand on a command line: the options' names, their texts, and what their values mean.
-
-To typer every value is text or a flag. The readers here make numbers and times of it, so that a
-wrong one is told in stemsplit's own two lines.
-"""
+"""What may stand on a command line: the options' names and texts, where commands share them."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from stemsplit.errors import UnknownNameError, UsageError
+from stemsplit.cli.values import PRECISIONS
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP
 
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
 CLIP_MODES = ("none", "rescale", "clamp")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 
 WHAT, OUTPUT, INPUT, HOW, RUN = (
     "What comes out",
@@ -28,100 +19,6 @@ WHAT, OUTPUT, INPUT, HOW, RUN = (
     "How it is separated",
     "The run",
 )
-
-ValueT = TypeVar("ValueT")
-NumberT = TypeVar("NumberT", int, float)
-
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
-
-
-def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return a reader of names.
-
-    Args:
-        kind: What is named.
-        known: The names that there are.
-    """
-    names = tuple(known)
-
-    def read(text: str) -> str:
-        if text not in names:
-            raise UnknownNameError(kind, text, names)
-        return text
-
-    return read
-
-
-def read_device(text: str) -> str:
-    """Check the form of a device's name; whether this machine has it shows later.
-
-    Raises:
-        UnknownNameError: No device is called that.
-    """
-    if text in DEVICES or re.fullmatch(r"cuda:\d+", text):
-        return text
-    raise UnknownNameError("device", text, DEVICES)
-
-
-def number(
-    option: str, kind: type[NumberT], least: float, most: float = math.inf, *, above: bool = False
-) -> Callable[[str], NumberT]:
-    """Return a reader of numbers in a range.
-
-    Args:
-        option: As it is typed, for the message.
-        kind: `int` or `float`.
-        least: The lowest value.
-        most: The highest.
-        above: Whether the value has to be more than `least`.
-    """
-
-    def read(text: str) -> NumberT:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        is_low = value is not None and (value <= least if above else value < least)
-        if value is None or not math.isfinite(value) or is_low or value > most:
-            noun = "a whole number" if kind is int else "a number"
-            low = f"above {least:g}" if above else f"from {least:g}"
-            high = "" if most == math.inf else f" to {most:g}"
-            raise UsageError(f"{option} {text!r} is not possible", help=f"give {noun} {low}{high}.")
-        return value
-
-    return read
-
-
-def time_of(option: str) -> Callable[[str], float]:
-    """Return a reader of times: "90", "90.5", "1:30", "1:02:03.25" -> seconds."""
-
-    def read(text: str) -> float:
-        match = _CLOCK.fullmatch(text.strip())
-        parts = [float(part) for part in match.groups() if part] if match else []
-        # Only the first part may be more than the clock shows: 90 seconds, 75:00, 100:00:00.
-        if not parts or any(part >= 60 for part in parts[1:]):
-            raise UsageError(
-                f"{option} {text!r} is not a time",
-                help="write seconds, m:ss or h:mm:ss, such as 90.5, 1:30 or 1:02:03.",
-            )
-        seconds = 0.0
-        for part in parts:
-            seconds = 60 * seconds + part
-        return seconds
-
-    return read
-
-
-def given(read: Callable[[str], ValueT], text: str | None) -> ValueT | None:
-    """Return what a reader makes of a text; None where the option was not given."""
-    return None if text is None else read(text)
-
-
-def split_names(values: list[str] | None) -> tuple[str, ...] | None:
-    """Return the names of a repeatable, comma-separated option; None where it was not given."""
-    if not values:
-        return None
-    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -341,6 +238,14 @@ Registries = Annotated[
         metavar="FILE",
         help="A registry file that adds models or replaces them; may be repeated.",
         rich_help_panel=RUN,
+    ),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="The data set; without it, MUSDB18's 7-second sample is fetched.",
+        rich_help_panel=WHAT,
     ),
 ]
 Offline = Annotated[

@@ -1,4 +1,7 @@
-"""Progress on a terminal: a bar for the songs, one for each song at work, one for a download."""
+"""Progress on a terminal: bars below the lines that stay.
+
+Songs have a bar each, with one for all of them; a scoring and a training have one.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from rich.progress import Progress as Live
 from rich.text import Text
 from typing_extensions import Self
 
+from stemsplit.cli.evaluate_progress import EvalLines
 from stemsplit.cli.progress import (
     Plan,
     Reporter,
@@ -18,16 +22,24 @@ from stemsplit.cli.progress import (
     describe_summary,
     title_of,
 )
+from stemsplit.cli.train_progress import STEP, TrainLines
+from stemsplit.cli.voice import Voice
 from stemsplit.cli.wording import format_bytes, format_clock, format_speed, printable
 from stemsplit.separation.events import Notice, Progress, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from stemsplit.batch.local import Outcome
+    from stemsplit.datasets.track import Track
+    from stemsplit.evaluation.report import Report
+    from stemsplit.evaluation.run import TrackOutcome, TrackProgress
     from stemsplit.separation.naming import Job
+    from stemsplit.training.events import Stepped
 
 TITLE_COLUMNS = 40
+BAR_EVERY_S = 0.2
 
 
 class _Title(ProgressColumn):
@@ -39,27 +51,16 @@ class _Title(ProgressColumn):
         return text
 
 
-class Bars(Reporter):
-    """Bars while it runs, lines that stay for what is finished."""
+class LiveVoice(Voice):
+    """Says its lines above what moves."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Draw on `console`, or on standard error."""
+    def __init__(self, *columns: ProgressColumn, console: Console | None = None) -> None:
+        """Draw bars of these columns on `console`, or on standard error."""
         super().__init__()
         self._console = console or Console(stderr=True)
         self._live = Live(
-            _Title(),
-            BarColumn(bar_width=None),
-            TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self._console,
-            expand=True,
-            transient=True,
-            refresh_per_second=5,
+            *columns, console=self._console, expand=True, transient=True, refresh_per_second=5
         )
-        self._songs: TaskID | None = None
-        self._tasks: dict[Path, TaskID] = {}
-        self._download: TaskID | None = None
-        self._loading: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -72,6 +73,24 @@ class Bars(Reporter):
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         self._console.print(Text(line), soft_wrap=True)
+
+
+class Bars(LiveVoice, Reporter):
+    """Bars while it runs, lines that stay for what is finished."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on `console`, or on standard error."""
+        super().__init__(
+            _Title(),
+            BarColumn(bar_width=None),
+            TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+        )
+        self._songs: TaskID | None = None
+        self._tasks: dict[Path, TaskID] = {}
+        self._download: TaskID | None = None
+        self._loading: TaskID | None = None
 
     def on_plan(self, plan: Plan) -> None:
         """Show that the model is being loaded, and the songs to come."""
@@ -146,3 +165,79 @@ class Bars(Reporter):
         """Print the last lines."""
         for line in describe_summary(plan, summary):
             self.say(line)
+
+
+class EvalBars(LiveVoice, EvalLines):
+    """A bar for all tracks below the lines."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on `console`, or on standard error."""
+        super().__init__(*_one_bar(), console=console)
+        self._task = self._live.add_task("loading", total=None, note="")
+
+    def on_begin(self, estimates: str, tracks: Sequence[Track]) -> None:
+        """Show how many there are."""
+        super().on_begin(estimates, tracks)
+        self._live.update(self._task, description="tracks", total=len(tracks), completed=0)
+
+    def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
+        """Move the bar."""
+        note = format_bytes(done_bytes)
+        self._live.update(
+            self._task,
+            description=f"downloading {model}",
+            completed=done_bytes,
+            total=total_bytes,
+            note=note,
+        )
+
+    def on_progress(self, progress: TrackProgress) -> None:
+        """Say what is done with which track."""
+        share = f" {min(1.0, progress.share):.0%}" if progress.stage == "separate" else ""
+        note = f"{progress.stage}{share}: {printable(progress.track.name)[:40]}"
+        self._live.update(self._task, note=note)
+
+    def on_outcome(self, outcome: TrackOutcome) -> None:
+        """Move the bar."""
+        super().on_outcome(outcome)
+        self._live.advance(self._task)
+
+    def on_report(self, report: Report, folder: Path, table: Sequence[str]) -> None:
+        """Take the bar away first: the table goes to standard output."""
+        self._live.stop()
+        super().on_report(report, folder, table)
+
+
+class TrainBars(LiveVoice, TrainLines):
+    """A bar for the epoch under way; lines that stay for those that are over."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on `console`, or on standard error."""
+        super().__init__(*_one_bar(), console=console)
+        self._epoch: TaskID | None = None
+
+    def on_step(self, event: Stepped) -> None:
+        """Move the bar; not for every one of a hundred steps a second."""
+        if self._epoch is None:
+            self._epoch = self._live.add_task("", total=event.batches, note="")
+        if not self.is_due(STEP, BAR_EVERY_S) and event.batch < event.batches:
+            return
+        note = f"{event.batch}/{event.batches}, loss {event.loss:.5g}"
+        if event.batch == event.batches:
+            note += ", validating"
+        self._live.update(
+            self._epoch,
+            description=f"epoch {event.epoch}",
+            completed=event.batch,
+            total=event.batches,
+            note=note,
+        )
+
+
+def _one_bar() -> tuple[ProgressColumn, ...]:
+    """Return the columns of what has a single bar."""
+    return (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[note]}", markup=False),
+    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from stemsplit.cli import EXIT_DONE, EXIT_FAILED
 from stemsplit.cli.arguments import (
     OUTPUT,
-    PRECISIONS,
     RUN,
     WHAT,
     AsJson,
@@ -24,20 +23,17 @@ from stemsplit.cli.arguments import (
     Precision,
     Quiet,
     Registries,
+    Root,
     Seed,
     Segment,
     Shifts,
     WienerIterations,
-    given,
-    number,
-    one_of,
-    read_device,
-    split_names,
 )
 from stemsplit.cli.evaluate_progress import EvalReporter, choose_eval_reporter
+from stemsplit.cli.values import given, number, one_of, read_running, split_names
 from stemsplit.cli.wording import format_table, printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError
-from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options, check_numbers
+from stemsplit.separation.plan import Options, check_numbers
 
 if TYPE_CHECKING:
     from stemsplit.datasets.track import Dataset, Split
@@ -51,14 +47,6 @@ if TYPE_CHECKING:
 MEASURED = "What is measured"
 SPLIT_CHOICES = ("test", "valid", "train", "all")
 
-Root = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="The data set; without it, MUSDB18's 7-second sample is fetched.",
-        rich_help_panel=WHAT,
-    ),
-]
 Estimates = Annotated[
     str | None,
     typer.Option(
@@ -202,15 +190,15 @@ def evaluate(
             f"--estimates {estimates!r} scores stems that are there, and {other} is about a model",
             help=f"leave out --estimates or {other}.",
         )
-    options = Options(
-        device=read_device(device),
-        precision=one_of("precision", PRECISIONS)(precision),
-        segment_s=given(number("--segment", float, 0, above=True), segment),
-        overlap=given(number("--overlap", float, 0, MAX_OVERLAP), overlap),
-        shifts=number("--shifts", int, 0)(shifts),
-        seed=number("--seed", int, 0, 2**63 - 1)(seed),
-        wiener=number("--wiener", int, 0)(wiener),
-        framing=cast("Literal['default', 'original']", one_of("framing", FRAMINGS)(framing)),
+    options = read_running(
+        device=device,
+        precision=precision,
+        segment=segment,
+        overlap=overlap,
+        shifts=shifts,
+        seed=seed,
+        wiener=wiener,
+        framing=framing,
     )
     check_numbers(options)
     window_s = number("--window", float, 0.001, 3600)(window)

@@ -19,19 +19,15 @@ The last line is "summary" or "error". Keys may be added; those above stay.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self
-
+from stemsplit.cli.json_lines import describe_error
+from stemsplit.cli.voice import JsonVoice, Voice, has_terminal
 from stemsplit.cli.wording import format_bytes, format_count, printable
 
 if TYPE_CHECKING:
@@ -45,27 +41,8 @@ LINE_EVERY_S = 10.0
 EVENT_EVERY_S = 0.5
 
 
-class EvalReporter:
+class EvalReporter(Voice):
     """Says nothing but what went wrong; the base of those that say more."""
-
-    def __init__(
-        self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Write to `out`, or to standard error; `clock` gives seconds."""
-        self._out = out or sys.stderr
-        self._clock = clock
-        self._said_s: dict[object, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Nothing to end."""
-
-    def say(self, line: str) -> None:
-        """Write a line at once. Where nobody can read it any more, the work goes on."""
-        with contextlib.suppress(OSError):
-            print(line, file=self._out, flush=True)
 
     def on_begin(self, estimates: str, tracks: Sequence[Track]) -> None:
         """The tracks are known."""
@@ -101,14 +78,6 @@ class EvalReporter:
 
     def on_error(self, error: StemsplitError) -> None:
         """The whole run ends with this error, which is printed elsewhere."""
-
-    def is_due(self, topic: object, every_s: float) -> bool:
-        """Say whether it is time for another line about a topic."""
-        now_s = self._clock()
-        if now_s - self._said_s.get(topic, -every_s) < every_s:
-            return False
-        self._said_s[topic] = now_s
-        return True
 
 
 class EvalLines(EvalReporter):
@@ -161,79 +130,8 @@ class EvalLines(EvalReporter):
         return place + printable(track.name)
 
 
-class EvalBars(EvalLines):
-    """A bar for all tracks below the lines."""
-
-    def __init__(self) -> None:
-        """Draw on standard error."""
-        super().__init__()
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._console = Console(stderr=True)
-        self._live = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self._console,
-            expand=True,
-            transient=True,
-        )
-        self._task = self._live.add_task("loading", total=None, note="")
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Take the bar away."""
-        self._live.stop()
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        from rich.text import Text
-
-        self._console.print(Text(line), soft_wrap=True)
-
-    def on_begin(self, estimates: str, tracks: Sequence[Track]) -> None:
-        """Show how many there are."""
-        super().on_begin(estimates, tracks)
-        self._live.update(self._task, description="tracks", total=len(tracks), completed=0)
-
-    def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
-        """Move the bar."""
-        note = format_bytes(done_bytes)
-        self._live.update(
-            self._task,
-            description=f"downloading {model}",
-            completed=done_bytes,
-            total=total_bytes,
-            note=note,
-        )
-
-    def on_progress(self, progress: TrackProgress) -> None:
-        """Say what is done with which track."""
-        share = f" {min(1.0, progress.share):.0%}" if progress.stage == "separate" else ""
-        note = f"{progress.stage}{share}: {printable(progress.track.name)[:40]}"
-        self._live.update(self._task, note=note)
-
-    def on_outcome(self, outcome: TrackOutcome) -> None:
-        """Move the bar."""
-        super().on_outcome(outcome)
-        self._live.advance(self._task)
-
-    def on_report(self, report: Report, folder: Path, table: Sequence[str]) -> None:
-        """Take the bar away first: the table goes to standard output."""
-        self._live.stop()
-        super().on_report(report, folder, table)
-
-
-class EvalJson(EvalReporter):
+class EvalJson(JsonVoice, EvalReporter):
     """Writes the events of this module's docstring."""
-
-    def write(self, event: str, **values: object) -> None:
-        """Write one event, in ASCII. A reader that has gone stops the work."""
-        print(json.dumps({"event": event, **values}), file=sys.stdout, flush=True)
 
     def on_begin(self, estimates: str, tracks: Sequence[Track]) -> None:
         """Write `begin`."""
@@ -255,7 +153,7 @@ class EvalJson(EvalReporter):
         """Write how it ended."""
         name = _name(outcome.track)
         if outcome.error is not None:
-            self.write("track_failed", **name, **_describe_error(outcome.error))
+            self.write("track_failed", **name, **describe_error(outcome.error))
         if outcome.scores is not None:
             self.write(
                 f"track_{outcome.status}",
@@ -287,7 +185,7 @@ class EvalJson(EvalReporter):
 
     def on_error(self, error: StemsplitError) -> None:
         """Write `error`."""
-        self.write("error", **_describe_error(error))
+        self.write("error", **describe_error(error))
 
 
 def choose_eval_reporter(*, quiet: bool, as_json: bool) -> EvalReporter:
@@ -296,7 +194,9 @@ def choose_eval_reporter(*, quiet: bool, as_json: bool) -> EvalReporter:
         return EvalJson()
     if quiet:
         return EvalReporter()
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    if has_terminal():
+        from stemsplit.cli.bars import EvalBars
+
         return EvalBars()
     return EvalLines()
 
@@ -323,7 +223,3 @@ def list_scores(scores: TrackScores) -> dict[str, dict[str, float | None]]:
 
 def _name(track: Track) -> dict[str, Any]:
     return {"track": track.name, "split": track.split}
-
-
-def _describe_error(error: StemsplitError) -> dict[str, Any]:
-    return {"error": type(error).__name__, "message": error.message, "help": error.help}

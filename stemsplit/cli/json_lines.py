@@ -25,14 +25,11 @@ A song's last event is one of the four that begin with "file_"; the last line is
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from stemsplit.cli.progress import Plan, Reporter, Summary
+from stemsplit.cli.voice import JsonVoice
 from stemsplit.separation.events import Finished, Notice, Progress, Started
 
 if TYPE_CHECKING:
@@ -43,20 +40,8 @@ if TYPE_CHECKING:
 PROGRESS_EVERY_S = 0.5
 
 
-class JsonLines(Reporter):
+class JsonLines(JsonVoice, Reporter):
     """Writes the events of this module's docstring."""
-
-    def __init__(
-        self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Write to `out`, or to standard output; `clock` gives seconds."""
-        super().__init__(out or sys.stdout)
-        self._clock = clock
-        self._said_s: dict[object, float] = {}
-
-    def write(self, event: str, **values: object) -> None:
-        """Write one event, in ASCII. A reader that has gone stops the work."""
-        print(json.dumps({"event": event, **values}), file=self._out, flush=True)
 
     def write_plan(self, plan: Plan) -> None:
         """Write what would be done."""
@@ -70,7 +55,7 @@ class JsonLines(Reporter):
 
     def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
         """Write `download`, twice a second and at the end."""
-        if self._is_due(model) or done_bytes == total_bytes:
+        if self.is_due(model, PROGRESS_EVERY_S) or done_bytes == total_bytes:
             self.write("download", model=model, done_bytes=done_bytes, total_bytes=total_bytes)
 
     def on_started(self, job: Job, event: Started) -> None:
@@ -90,7 +75,7 @@ class JsonLines(Reporter):
 
     def on_progress(self, job: Job, event: Progress) -> None:
         """Write `progress`, at most twice a second for each song."""
-        if not self._is_due(job.manifest):
+        if not self.is_due(job.manifest, PROGRESS_EVERY_S):
             return
         total, left_s = event.total_samples, event.remaining_s
         self.write(
@@ -164,13 +149,6 @@ class JsonLines(Reporter):
     def on_error(self, error: StemsplitError) -> None:
         """Write `error`."""
         self.write("error", **describe_error(error))
-
-    def _is_due(self, topic: object) -> bool:
-        now_s = self._clock()
-        if now_s - self._said_s.get(topic, -PROGRESS_EVERY_S) < PROGRESS_EVERY_S:
-            return False
-        self._said_s[topic] = now_s
-        return True
 
 
 def file_of(job: Job) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stemsplit.cli import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from stemsplit.cli.arguments import OUTPUT, RUN, WHAT, Offline, Quiet, given, number, split_names
+from stemsplit.cli.arguments import OUTPUT, RUN, WHAT, Offline, Quiet, Root
 from stemsplit.cli.progress import Reporter, choose_reporter
 from stemsplit.cli.stopping import stoppable
+from stemsplit.cli.values import given, number, split_names
 from stemsplit.cli.wording import format_clock, format_count, printable
 from stemsplit.errors import UnknownNameError, UsageError
 
@@ -29,14 +30,6 @@ FORMATS = ("wav", "flac")
 SAMPLE = "MUSDB18's 7-second sample"
 NO_STATISTICS = "none"
 
-Root = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="The data set; without it, MUSDB18's 7-second sample is fetched.",
-        rich_help_panel=WHAT,
-    ),
-]
 PreparedOut = Annotated[
     str | None,
     typer.Option(

@@ -6,18 +6,15 @@ All of it goes to standard error; standard output is for data.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from typing_extensions import Self
-
 from stemsplit.cli import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from stemsplit.cli.voice import Voice, has_terminal
 from stemsplit.cli.wording import (
     format_bytes,
     format_clock,
@@ -104,26 +101,8 @@ class Summary:
         return ", ".join(parts) + speed
 
 
-class Reporter:
-    """Says nothing but what went wrong; the base of those that say more.
-
-    Use it as a context manager around the work, so that bars end as well.
-    """
-
-    def __init__(self, out: TextIO | None = None) -> None:
-        """Write to `out`, or to standard error."""
-        self._out = out or sys.stderr
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Nothing to end."""
-
-    def say(self, line: str) -> None:
-        """Write a line at once. Where nobody can read it any more, the work goes on."""
-        with contextlib.suppress(OSError):
-            print(line, file=self._out, flush=True)
+class Reporter(Voice):
+    """Says nothing but what went wrong; the base of those that say more."""
 
     def on_plan(self, plan: Plan) -> None:
         """The songs and their outputs are known; the model is not loaded yet."""
@@ -179,9 +158,7 @@ class Lines(Reporter):
         self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Write to `out`, or to standard error; `clock` gives seconds."""
-        super().__init__(out)
-        self._clock = clock
-        self._said_s: dict[object, float] = {}
+        super().__init__(out, clock)
         self._download = ""
         self._places: dict[Path, str] = {}
 
@@ -198,7 +175,7 @@ class Lines(Reporter):
     def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
         """Say how much is here, when it begins, from time to time, and when all is."""
         is_all = done_bytes == total_bytes
-        if self._is_due(f"download {model}") or is_all:
+        if self.is_due(f"download {model}", LINE_EVERY_S) or is_all:
             of = "" if total_bytes is None else f" of {format_bytes(total_bytes)}"
             line = f"downloading {model}: {format_bytes(done_bytes)}{of}"
             if line != self._download:
@@ -207,12 +184,12 @@ class Lines(Reporter):
 
     def on_started(self, job: Job, event: Started) -> None:
         """Say what is separated into what."""
-        self._is_due(job.manifest)
+        self.is_due(job.manifest, LINE_EVERY_S)
         self.say(f"{self._name(job)}: {describe_start(event)}")
 
     def on_progress(self, job: Job, event: Progress) -> None:
         """Say how far it is, when ten seconds have passed."""
-        if self._is_due(job.manifest):
+        if self.is_due(job.manifest, LINE_EVERY_S):
             self.say(f"{self._name(job)}: {describe_progress(event)}")
 
     def on_notice(self, job: Job, event: Notice) -> None:
@@ -232,13 +209,6 @@ class Lines(Reporter):
     def _name(self, job: Job) -> str:
         return self._places.get(job.manifest, "") + title_of(job)
 
-    def _is_due(self, topic: object) -> bool:
-        now_s = self._clock()
-        if now_s - self._said_s.get(topic, -LINE_EVERY_S) < LINE_EVERY_S:
-            return False
-        self._said_s[topic] = now_s
-        return True
-
 
 def choose_reporter(*, quiet: bool, as_json: bool) -> Reporter:
     """Return JSON lines, nothing, bars on a terminal, or plain lines."""
@@ -248,7 +218,7 @@ def choose_reporter(*, quiet: bool, as_json: bool) -> Reporter:
         return JsonLines()
     if quiet:
         return Reporter()
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    if has_terminal():
         from stemsplit.cli.bars import Bars
 
         return Bars()

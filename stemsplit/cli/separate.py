@@ -8,12 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from stemsplit.cli.arguments import (
-    PRECISIONS,
     AsJson,
     BitRate,
     Bits,
@@ -44,18 +43,13 @@ from stemsplit.cli.arguments import (
     Stream,
     TwoStems,
     WienerIterations,
-    given,
-    number,
-    one_of,
-    read_device,
-    split_names,
-    time_of,
 )
 from stemsplit.cli.progress import Plan, Reporter, Summary, choose_reporter, title_of
 from stemsplit.cli.stopping import stoppable
+from stemsplit.cli.values import given, number, read_running, split_names, time_of
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UsageError
-from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options, check_numbers, plan_stems
+from stemsplit.separation.plan import Options, check_numbers, plan_stems
 
 if TYPE_CHECKING:
     from stemsplit.separation.files import FileOptions, Job
@@ -132,18 +126,21 @@ def separate(
     """
     if not files:
         raise UsageError("there is no file to separate", help="name one: stemsplit song.mp3")
-    options = Options(
+    running = read_running(
+        device=device,
+        precision=precision,
+        segment=segment,
+        overlap=overlap,
+        shifts=shifts,
+        seed=seed,
+        wiener=wiener,
+        framing=framing,
+    )
+    options = replace(
+        running,
         stems=split_names(stems),
         two_stems=two_stems,
         residual=residual,
-        device=read_device(device),
-        precision=one_of("precision", PRECISIONS)(precision),
-        segment_s=given(number("--segment", float, 0, above=True), segment),
-        overlap=given(number("--overlap", float, 0, MAX_OVERLAP), overlap),
-        shifts=number("--shifts", int, 0)(shifts),
-        seed=number("--seed", int, 0, 2**63 - 1)(seed),
-        wiener=number("--wiener", int, 0)(wiener),
-        framing=cast("Literal['default', 'original']", one_of("framing", FRAMINGS)(framing)),
         stream=number("--stream", int, 0)(stream),
         start_s=given(time_of("--start"), start) or 0.0,
         duration_s=given(time_of("--duration"), duration),

@@ -10,21 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stemsplit.cli import EXIT_DONE, EXIT_STOPPED
-from stemsplit.cli.arguments import (
-    HOW,
-    INPUT,
-    OUTPUT,
-    RUN,
-    WHAT,
-    Device,
-    Offline,
-    Quiet,
-    given,
-    number,
-    read_device,
-    split_names,
-)
+from stemsplit.cli.arguments import HOW, INPUT, OUTPUT, RUN, WHAT, Device, Offline, Quiet
 from stemsplit.cli.train_progress import choose_train_reporter
+from stemsplit.cli.values import given, number, read_device, split_names
 from stemsplit.cli.wording import format_table, printable
 from stemsplit.errors import CancelledError, UsageError
 

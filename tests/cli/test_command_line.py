@@ -12,7 +12,8 @@ import pytest
 
 from stemsplit import __version__
 from stemsplit.cli import COMMANDS, main, name_command
-from stemsplit.cli.arguments import CLIP_MODES, FORMATS, PRECISIONS
+from stemsplit.cli.arguments import CLIP_MODES, FORMATS
+from stemsplit.cli.values import PRECISIONS
 
 ROOT = Path(__file__).parents[2]
 

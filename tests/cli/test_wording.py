@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from stemsplit.cli.arguments import given, number, one_of, read_device, split_names, time_of
+from stemsplit.cli.values import given, number, one_of, read_device, split_names, time_of
 from stemsplit.cli.wording import (
     format_bytes,
     format_clock,
