@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stemsplit.datasets import Dataset, Index, Track, read_excerpt
+from stemsplit.datasets import Dataset, Index, Track, TrackIndex, read_excerpt
+from stemsplit.datasets.excerpts import read_info
 from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.models.base import SpectralModel, StemModel
 from stemsplit.training.sampling import SILENT, DataConfig, Place, Sampler, TrackRanges
@@ -230,14 +231,16 @@ def make_loader(
         pin_memory: See `ExcerptLoader`.
 
     Raises:
-        UsageError: Tracks that do not fit the model, no track, or an epoch without a batch.
+        UsageError: Tracks that do not fit the model, to learn from or to judge by; no track, or an
+            epoch without a batch.
         UnknownNameError: A way to mix that does not exist.
     """
+    for track in dataset.select("train", "valid"):
+        _check_track(track, index.tracks[track.name], sample_rate, channels)
     tracks = dataset.select("train")
     ranges = []
     for track in tracks:
         known = index.tracks[track.name]
-        _check_track(track, known.sample_rate, known.channels, sample_rate, channels)
         is_searched = all(stem in known.activity for stem in dataset.stems)
         active = known.activity if is_searched else None
         ranges.append(TrackRanges(track.name, known.samples, active))
@@ -262,13 +265,17 @@ def count_excerpt(model: StemModel, config: DataConfig, *, centred: bool = True)
     return model.chunk.samples + window
 
 
-def _check_track(track: Track, rate: int, there: int, sample_rate: int, channels: int) -> None:
-    """Refuse a track that the model cannot learn from."""
-    if rate != sample_rate:
+def _check_track(track: Track, known: TrackIndex, sample_rate: int, channels: int) -> None:
+    """Refuse a track that the model cannot learn from, or be judged by."""
+    if known.sample_rate != sample_rate:
         raise UsageError(
-            f"the track {track.name!r} has {rate} Hz, and the model {sample_rate} Hz",
+            f"the track {track.name!r} has {known.sample_rate} Hz, and the model {sample_rate} Hz",
             help=f"bring the data to that rate: stemsplit prepare --sample-rate {sample_rate}.",
         )
+    there = known.channels
+    if track.split == "valid" and track.mixture is not None:
+        # Published mixtures are heard there; for training, the stems are mixed.
+        there = max(there, read_info(track.mixture).channels)
     if there not in (1, channels) and channels != 1:
         raise UsageError(
             f"the track {track.name!r} has {there} channels, and the model {channels}",

@@ -187,6 +187,21 @@ def test_more_channels_than_the_model_are_refused(tmp_path: Path) -> None:
         build(other)
 
 
+def test_tracks_that_judge_have_to_fit_too(tmp_path: Path) -> None:
+    write_track(tmp_path / "train/song 0", 0)
+    write_track(tmp_path / "valid/song 1", 1, rate=22050)
+    with pytest.raises(UsageError, match="'song 1' has 22050 Hz, and the model 44100 Hz"):
+        build(open_dataset(tmp_path, stems=STEMS))
+
+
+def test_a_mixture_that_judges_has_to_fit_too(tmp_path: Path) -> None:
+    write_track(tmp_path / "train/song 0", 0)
+    write_track(tmp_path / "valid/song 1", 1)
+    soundfile.write(tmp_path / "valid/song 1/mixture.wav", np.zeros((5000, 4)), RATE)
+    with pytest.raises(UsageError, match="'song 1' has 4 channels, and the model 2"):
+        build(open_dataset(tmp_path, stems=STEMS))
+
+
 def test_an_epoch_without_a_batch(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="24 excerpts does not make a batch of 10 for each of 3"):
         build(dataset, batch=10, world=3)
