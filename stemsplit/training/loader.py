@@ -21,6 +21,7 @@ from torch import Tensor
 from stemsplit.datasets import Dataset, Index, Track, TrackIndex, read_excerpt
 from stemsplit.datasets.excerpts import read_info
 from stemsplit.errors import UnknownNameError, UsageError
+from stemsplit.evaluation.pairing import ACCOMPANIMENT, VOCALS
 from stemsplit.models.base import SpectralModel, StemModel
 from stemsplit.training.sampling import SILENT, DataConfig, Place, Sampler, TrackRanges
 
@@ -291,8 +292,8 @@ def select_stems(
     Args:
         stems: Shape (B, S, C, T).
         names: S, what they are.
-        wanted: W, names among them, or "accompaniment": the mixture without the others that are
-            wanted; or "no_<stem>": the mixture without that stem.
+        wanted: W, names among them; "no_<stem>" is the mixture without that stem, and
+            "accompaniment" the mixture without the vocals, as in `stemsplit.evaluation`.
 
     Returns:
         The mixture, the sum of all `names`. Shape (B, C, T).
@@ -300,20 +301,32 @@ def select_stems(
 
     Raises:
         UnknownNameError: A name that is none of these.
+        UsageError: A rest that these stems do not have.
     """
-    mixture = stems.sum(dim=1)
-    places = {name: index for index, name in enumerate(names)}
-    chosen = []
-    for name in wanted:
-        if name in places:
-            chosen.append(stems[:, places[name]])
-            continue
-        without = [other for other in wanted if other in places]
-        if name != "accompaniment":
-            without = [name.removeprefix("no_")]
-            if name == without[0] or without[0] not in places:
-                raise UnknownNameError("stem of the data set", name, names)
-        # What remains is summed: of the mixture, differences would leave a rounding error.
-        rest = [index for other, index in places.items() if other not in without]
-        chosen.append(stems[:, rest].sum(dim=1))
-    return mixture, torch.stack(chosen, dim=1)
+    chosen = [stems[:, _find_parts(name, names)].sum(dim=1) for name in wanted]
+    return stems.sum(dim=1), torch.stack(chosen, dim=1)
+
+
+def _find_parts(name: str, names: Sequence[str]) -> list[int]:
+    """Return which stems a wanted one is the sum of.
+
+    They are summed: taken from the mixture, differences would leave a rounding error.
+    """
+    if name in names:
+        return [names.index(name)]
+    left_out = VOCALS if name == ACCOMPANIMENT else name.removeprefix("no_")
+    if left_out not in names:
+        if name == ACCOMPANIMENT:
+            raise UsageError(
+                f"{name!r} is the mixture without {VOCALS!r}, and the data set has "
+                f"{', '.join(names)}",
+                help=f"name what is to be left out, such as no_{names[0]}.",
+            )
+        raise UnknownNameError("stem of the data set", name, names)
+    rest = [place for place, other in enumerate(names) if other != left_out]
+    if not rest:
+        raise UsageError(
+            f"nothing is left of the mixture without {left_out!r}, the data set's only stem",
+            help="give a data set of several stems.",
+        )
+    return rest

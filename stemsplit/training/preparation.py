@@ -173,7 +173,7 @@ def resolve_stems(recipe: RecipeConfig, dataset: Dataset) -> RecipeConfig:
 
     Raises:
         UnknownNameError: The data set does not have it.
-        UsageError: A stem is named twice.
+        UsageError: A stem is named twice, or it has no such rest.
     """
     stems = recipe.model.stems or dataset.stems
     if len(set(stems)) < len(stems):

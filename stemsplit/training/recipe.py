@@ -32,7 +32,7 @@ class ModelSettings:
     Attributes:
         architecture: A key of `stemsplit.models.catalogue.ARCHITECTURES`.
         stems: What is learned, in the order of the network's outputs; none for all of the data
-            set's. "accompaniment", "no_drums" and the like are the mixture without the others.
+            set's. "accompaniment" is the mixture without the vocals, "no_drums" without drums.
         channels: Audio channels.
         sample_rate: Hz; the data's has to be the same.
         config: The architecture's own settings.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stemsplit.datasets import AudioFile, Dataset, open_dataset, open_index
 from stemsplit.errors import DatasetError, UnknownNameError, UsageError
+from stemsplit.evaluation.references import References
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.training import loader as loader_module
 from stemsplit.training.loader import (
@@ -237,13 +238,37 @@ def test_stems_in_the_order_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "rest"),
-    [(("vocals", "accompaniment"), [0, 1]), (("accompaniment", "drums", "vocals"), [0])],
+    "wanted", [("accompaniment",), ("vocals", "accompaniment"), ("accompaniment", "drums")]
 )
-def test_accompaniment_is_all_that_is_not_wanted(wanted: tuple[str, ...], rest: list[int]) -> None:
+def test_accompaniment_is_all_but_vocals_whatever_else_is_wanted(wanted: tuple[str, ...]) -> None:
     stems = torch.randn(2, 3, 1, 5)
     _, chosen = select_stems(stems, STEMS, wanted)
-    assert torch.equal(chosen[:, wanted.index("accompaniment")], stems[:, rest].sum(1))
+    assert torch.equal(chosen[:, wanted.index("accompaniment")], stems[:, [0, 1]].sum(1))
+
+
+@pytest.mark.parametrize("stem", ["drums", "accompaniment", "no_vocals", "no_bass"])
+def test_what_is_learned_is_what_is_scored(stem: str) -> None:
+    stems = torch.randn(1, 3, 2, 5)
+    mixture, chosen = select_stems(stems, STEMS, (stem,))
+    references = References(dict(zip(STEMS, stems[0], strict=True)), mixture[0], RATE)
+    assert torch.equal(chosen[0, 0], references.find(stem))
+
+
+def test_an_accompaniment_of_the_data_set_is_taken_as_it_is() -> None:
+    stems = torch.randn(2, 2, 1, 5)
+    names = ("vocals", "accompaniment")
+    _, chosen = select_stems(stems, names, ("accompaniment", "no_accompaniment"))
+    assert torch.equal(chosen, stems[:, [1, 0]])
+
+
+def test_accompaniment_without_vocals_is_refused() -> None:
+    with pytest.raises(UsageError, match="'accompaniment' is the mixture without 'vocals', and"):
+        select_stems(torch.randn(1, 2, 1, 5), STEMS[:2], ("drums", "accompaniment"))
+
+
+def test_the_rest_of_a_single_stem_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing is left of the mixture without 'vocals'"):
+        select_stems(torch.randn(1, 1, 1, 5), ("vocals",), ("no_vocals",))
 
 
 def test_the_mixture_without_a_stem() -> None:
