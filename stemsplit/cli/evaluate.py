@@ -38,8 +38,8 @@ from stemsplit.separation.plan import Options, check_numbers
 if TYPE_CHECKING:
     from stemsplit.datasets.track import Dataset, Split
     from stemsplit.evaluation.estimates import EstimateSource
+    from stemsplit.evaluation.places import Places
     from stemsplit.evaluation.report import Report
-    from stemsplit.evaluation.run import Places
     from stemsplit.evaluation.tracks import ScoreOptions
     from stemsplit.weights.entry import ModelEntry, Score
     from stemsplit.weights.registry import Registry
@@ -208,7 +208,7 @@ def evaluate(
     reporter = choose_eval_reporter(quiet=quiet, as_json=as_json)
     try:
         # Torch comes with what follows: all that is above is refused before.
-        from stemsplit.evaluation.run import Places
+        from stemsplit.evaluation.places import Places
         from stemsplit.evaluation.tracks import ScoreOptions
 
         request = Request(

@@ -39,6 +39,11 @@ class Track:
     stems: Mapping[str, AudioFile]
     mixture: AudioFile | None = None
 
+    @property
+    def files(self) -> tuple[AudioFile, ...]:
+        """All that it is made of: the mixture where there is one, and the stems."""
+        return (*(() if self.mixture is None else (self.mixture,)), *self.stems.values())
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -6,8 +6,9 @@ score_dataset(dataset, ModelEstimates(separator))    # every track of a data set
 """
 
 from stemsplit.evaluation.estimates import EstimateSource, FolderEstimates, ModelEstimates
+from stemsplit.evaluation.places import Places
 from stemsplit.evaluation.results import StemScores, TrackScores
-from stemsplit.evaluation.run import Places, TrackOutcome, TrackProgress, score_dataset
+from stemsplit.evaluation.run import TrackOutcome, TrackProgress, score_dataset
 from stemsplit.evaluation.scores import BssEval, bss_eval
 from stemsplit.evaluation.summary import StemSummary, summarise
 from stemsplit.evaluation.tracks import ScoreOptions, score_track

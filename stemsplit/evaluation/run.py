@@ -24,9 +24,9 @@ from stemsplit.errors import (
     OutputError,
     StemsplitError,
     UnknownNameError,
-    UsageError,
 )
 from stemsplit.evaluation.estimates import EstimateSource, stamp
+from stemsplit.evaluation.places import Places
 from stemsplit.evaluation.references import References, read_references
 from stemsplit.evaluation.results import TrackScores, read_scores, write_scores
 from stemsplit.evaluation.stem_files import has_stem, write_stems
@@ -78,31 +78,6 @@ class TrackProgress:
 OnEvent = Callable[["TrackOutcome | TrackProgress"], None]
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a run writes.
-
-    Attributes:
-        scores: A folder for the tracks' files, SPLIT/TRACK.json; None to write nothing.
-        keep: A folder for estimates, SPLIT/TRACK/STEM.wav; None to keep none.
-        overwrite: Whether what is done is done again, and another's scores are replaced.
-    """
-
-    scores: Path | None = None
-    keep: Path | None = None
-    overwrite: bool = False
-
-    def find(self, track: Track) -> Path | None:
-        """Return where a track's file belongs."""
-        if self.scores is None:
-            return None
-        return self.scores / track.split / f"{track.name}.json"
-
-    def find_kept(self, track: Track) -> Path | None:
-        """Return where a track's estimates are kept."""
-        return None if self.keep is None else self.keep / track.split / track.name
-
-
 def count_jobs() -> int:
     """Return how many tracks are best scored at once: one a core, in half of the memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -142,7 +117,8 @@ def score_dataset(
 
     Raises:
         DatasetError: No track in these splits.
-        UsageError: Unknown stems, or a folder that holds another's scores.
+        UsageError: Unknown stems, a folder that holds another's scores, or one for estimates in the
+            data set itself. Nothing is written then.
         OutputError: A result cannot be written; the other tracks are not begun.
     """
     options, places = options or ScoreOptions(), places or Places()
@@ -158,8 +134,8 @@ def score_dataset(
     for stem in options.stems or ():
         if stem not in targets:
             raise UnknownNameError("stem", stem, targets, more=f"There are {', '.join(targets)}.")
+    places.check(dataset, tracks, source)
     run = _Run(source, options, places, on_event)
-    run.check_place(tracks)
     return run.carry_out(tracks, max(1, jobs))
 
 
@@ -173,26 +149,6 @@ class _Run:
     on_event: OnEvent
     stopped: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def check_place(self, tracks: Sequence[Track]) -> None:
-        """Refuse to mix two models' scores in one folder.
-
-        Raises:
-            UsageError: A track's file is there, of other estimates or of another program.
-        """
-        if self.places.overwrite:
-            return
-        for track in tracks:
-            path = self.places.find(track)
-            if path is None or not path.exists():
-                continue
-            earlier = read_scores(path)
-            whose = "another program" if earlier is None else repr(earlier.estimates)
-            if earlier is None or earlier.estimates != self.source.name:
-                raise UsageError(
-                    f"{str(path)!r} holds scores of {whose}",
-                    help="choose another folder with -o, or replace them with --overwrite.",
-                )
 
     def carry_out(self, tracks: Sequence[Track], jobs: int) -> list[TrackOutcome]:
         """Score all, and return how each ended."""

@@ -213,6 +213,30 @@ def test_a_model_separates_and_keeps_nothing_unless_asked(root: Path) -> None:
     assert list_statuses(score_dataset(dataset, source, places=kept)) == ["scored"]
 
 
+def test_estimates_are_never_kept_over_true_stems(root: Path) -> None:
+    dataset = open_one(root)
+    model = LinearModel(dict.fromkeys(TWO, 0.5))
+    source = ModelEstimates(Separator(model, device="cpu"))
+    data = root / "data"
+    before = {path: path.read_bytes() for path in data.rglob("*.wav")}
+    (root / "link").symlink_to(data, target_is_directory=True)
+    (root / "kept" / "test" / "one").mkdir(parents=True)
+    (root / "kept" / "test" / "one" / "vocals.wav").hardlink_to(data / "test" / "one" / "drums.wav")
+    for whole, keep in (
+        (dataset, data),
+        (dataset, data / "estimates"),
+        (dataset, root / "link"),
+        (dataset, root / "kept"),
+        (open_dataset(root / "link"), data),
+    ):
+        places = Places(root / "scores", keep, overwrite=True)
+        with pytest.raises(UsageError, match="among the true stems") as caught:
+            score_dataset(whole, source, splits=("train", "test"), places=places)
+        assert "--keep" in caught.value.help
+    assert {path: path.read_bytes() for path in data.rglob("*.wav")} == before
+    assert not (root / "scores").exists()
+
+
 def test_other_weights_are_other_scores(root: Path) -> None:
     dataset = open_one(root)
     for weights, status in (("first", "scored"), ("first", "kept"), ("second", "scored")):
