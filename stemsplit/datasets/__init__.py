@@ -12,7 +12,7 @@ from stemsplit.datasets.excerpts import read_excerpt
 from stemsplit.datasets.index import Index, Statistics, TrackIndex, open_index
 from stemsplit.datasets.layouts import open_dataset
 from stemsplit.datasets.sample import fetch_sample
-from stemsplit.datasets.splits import Validation, parse_validation, require
+from stemsplit.datasets.splits import Validation, keep_roles, parse_validation, require
 from stemsplit.datasets.track import AudioFile, Dataset, Split, Track
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "TrackIndex",
     "Validation",
     "fetch_sample",
+    "keep_roles",
     "open_dataset",
     "open_index",
     "parse_validation",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from stemsplit.datasets.track import Dataset, Split
@@ -133,6 +133,25 @@ def _choose(
 
 def _rank(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+
+
+def keep_roles(dataset: Dataset, roles: Mapping[Split, Sequence[str]]) -> Dataset:
+    """Return a data set of named tracks alone, in the roles they are given.
+
+    Names that it lacks are left out.
+
+    Args:
+        dataset: What there is.
+        roles: By split, the tracks that are for it, in order.
+    """
+    there = {track.name: track for track in dataset.tracks}
+    tracks = [
+        replace(there[name], split=split)
+        for split, names in roles.items()
+        for name in names
+        if name in there
+    ]
+    return replace(dataset, tracks=tuple(tracks))
 
 
 def require(dataset: Dataset, *splits: Split) -> None:

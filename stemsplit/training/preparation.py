@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ from stemsplit.backends.torch_core import find_device
 from stemsplit.datasets import (
     Dataset,
     Index,
+    Split,
     Validation,
     fetch_sample,
+    keep_roles,
     open_dataset,
     open_index,
     require,
@@ -23,7 +25,13 @@ from stemsplit.datasets import (
 from stemsplit.datasets.decoding import Decoding
 from stemsplit.datasets.prepare import PrepareOptions, prepare
 from stemsplit.datasets.spectrogram_statistics import find_statistics
-from stemsplit.errors import CheckpointError, DeviceError, UnknownNameError, UsageError
+from stemsplit.errors import (
+    CheckpointError,
+    DatasetError,
+    DeviceError,
+    UnknownNameError,
+    UsageError,
+)
 from stemsplit.models.base import SpectralModel, StemModel, build_config
 from stemsplit.models.catalogue import find_architecture
 from stemsplit.training.augment import count_read
@@ -36,6 +44,9 @@ from stemsplit.training.statistics import set_statistics
 
 if TYPE_CHECKING:
     from stemsplit.training.engine import Machines
+
+NAMED_TRACKS = 5
+"""How many tracks a note names."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +112,18 @@ def open_data(
     *,
     offline: bool,
 ) -> tuple[Dataset, Index]:
-    """Open the data set of a run.
+    """Open the data set of a run; that of a run begun before has the tracks it had then.
 
     Args:
         root: Where it is; None for what the run was begun with, or else the sample.
-        valid: Which tracks judge; None as the run was begun, or as the data set says.
+        valid: Which tracks judge a new run; None for those that the data set names.
         origin: What `describe_origin` gave when the run was begun; empty for a new one.
         on_event: Told what is worth knowing.
         offline: Download nothing.
 
     Raises:
-        DatasetError: It cannot be read, or has no tracks to learn from, or none that judge.
+        DatasetError: It cannot be read, or has no tracks to learn from, or none that judge, or has
+            lost one that judges the run.
         DownloadError: The sample cannot be fetched.
     """
     if root is None and "root" in origin:
@@ -119,17 +131,41 @@ def open_data(
     if root is None:
         root = prepare_sample(offline=offline)
         on_event(Noted(f"no --root: training on the sample, {root}, which shows that it runs"))
-    if valid is None:
-        valid = Validation(names=tuple(origin["valid"])) if "valid" in origin else Validation()
-    dataset = open_dataset(root, stems=origin.get("stems"), valid=valid)
+    dataset = open_dataset(root, stems=origin.get("stems"), valid=valid or Validation())
+    if "train" in origin:
+        dataset = _restore_tracks(dataset, origin, on_event)
     require(dataset, "train", "valid")
     index = open_index(dataset)
     for note in (*dataset.problems, *index.notes):
         on_event(Noted(note))
-    names = [track.name for track in dataset.select("train")]
-    if names != origin.get("train", names):
-        on_event(Noted("the training tracks are not those that the run was begun with"))
     return dataset, index
+
+
+def _restore_tracks(dataset: Dataset, origin: Mapping[str, Any], on_event: OnEvent) -> Dataset:
+    """Return the data set that a run was begun with: no track changes sides, and none comes in.
+
+    Raises:
+        DatasetError: A track that judges is gone: epochs would not compare.
+    """
+    roles: dict[Split, list[str]] = {"train": origin["train"], "valid": origin["valid"]}
+    restored = keep_roles(dataset, roles)
+    there = {track.name for track in restored.tracks}
+    for name in origin["valid"]:
+        if name not in there:
+            raise DatasetError(
+                f"the run is judged by {name!r}, which is not in {str(dataset.root)!r}",
+                help="put it back, name the folder that has it with --root, or begin another run.",
+            )
+    if gone := [name for name in origin["train"] if name not in there]:
+        on_event(Noted(f"tracks that the run was begun with are gone: {_list_names(gone)}"))
+    if added := [one.name for one in dataset.select("train", "valid") if one.name not in there]:
+        on_event(Noted(f"tracks new since the run was begun take no part: {_list_names(added)}"))
+    return restored
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED_TRACKS} more" if len(names) > NAMED_TRACKS else ""
+    return ", ".join(names[:NAMED_TRACKS]) + more
 
 
 def prepare_sample(*, offline: bool) -> Path:
