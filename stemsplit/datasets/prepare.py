@@ -18,6 +18,7 @@ from typing import Any, Literal
 from stemsplit.audio.part_file import explain_os_error
 from stemsplit.audio.probe import check_readable
 from stemsplit.datasets.activity import ActivityParameters
+from stemsplit.datasets.claim import claim, refuse_sources
 from stemsplit.datasets.decoding import Decoding, TrackDecoder
 from stemsplit.datasets.excerpts import import_soundfile
 from stemsplit.datasets.index import (
@@ -101,17 +102,23 @@ def prepare(
 
     Raises:
         OutputError: `out` cannot be written to.
-        UsageError: flac is wanted, and soundfile is not installed.
+        UsageError: flac is wanted, and soundfile is not installed; or another run is writing to
+            `out`; or a track would take the place of recordings that it or another is made from.
         StemsplitError: Statistics cannot be computed.
     """
     if options.decoding.format.name == "flac":
         import_soundfile()  # what is written is read again, to be measured
-    run = _Run(dataset, out, options, on_note)
-    outcomes = run.run_all(on_outcome)
-    is_any = any(outcome.status in ("done", "skipped") for outcome in outcomes)
-    if is_any and not run.cancelled.is_set():
-        run.look_back(outcomes)
-        run.describe_spectrograms()
+    with claim(out):
+        run = _Run(dataset, out, options, on_note)
+        if not run.is_in_place:
+            refuse_sources(
+                dataset, {at for track in dataset.tracks for at in run.find_folders(track)}
+            )
+        outcomes = run.run_all(on_outcome)
+        is_any = any(outcome.status in ("done", "skipped") for outcome in outcomes)
+        if is_any and not run.cancelled.is_set():
+            run.look_back(outcomes)
+            run.describe_spectrograms()
     return outcomes
 
 
@@ -143,6 +150,11 @@ class _Run:
                 self.stored.files[path] = replace(record, activity=None)
         for note in notes:
             on_note(note)
+
+    def find_folders(self, track: Track) -> set[Path]:
+        """Return the folder of a track, and those of an earlier run that it takes the place of."""
+        old = self.stored.sources.get(track.name, {}).get("files", {}).values()
+        return {(self.out / path).parent for path in old} | {self.out / track.split / track.name}
 
     def run_all(self, on_outcome: Callable[[TrackOutcome], None]) -> list[TrackOutcome]:
         """Do every track, several side by side."""
@@ -256,7 +268,7 @@ class _Run:
                 for stem, path in files.items()
             }
             entry = {"source": source, "files": files, "notes": decoded.notes}
-            self._settle(track.name, entry, records, part, folder)
+            self._settle(track, entry, records, part, folder)
         finally:
             _remove(part)
         length_s = self._length_s(files)
@@ -280,7 +292,7 @@ class _Run:
 
     def _settle(
         self,
-        name: str,
+        track: Track,
         entry: dict[str, Any],
         records: Mapping[str, FileRecord],
         part: Path,
@@ -289,12 +301,11 @@ class _Run:
         """Enter a track in the index, and put its folder where it belongs."""
         with self._lock:
             self._check_stopped()
-            old = self.stored.sources.get(name, {}).get("files", {}).values()
-            stale = {(self.out / path).parent for path in old} | {folder}
-            for path in old:
+            stale = self.find_folders(track)
+            for path in self.stored.sources.get(track.name, {}).get("files", {}).values():
                 self.stored.files.pop(path, None)
             self.stored.files.update(records)
-            self.stored.sources[name] = entry
+            self.stored.sources[track.name] = entry
             self.stored.write(self.out)
             for place in stale:
                 if place.is_dir():

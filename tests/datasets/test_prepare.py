@@ -345,11 +345,71 @@ def test_flac_needs_soundfile_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_that_cannot_be_written_to_fails_the_tracks(own: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to(own: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"a file")
-    calls = Calls()
-    assert set(calls.run(own, tmp_path / "out").values()) == {"failed"}
-    assert isinstance(calls.outcomes["A"].error, OutputError)
+    with pytest.raises(OutputError, match="out' cannot be written"):
+        Calls().run(own, tmp_path / "out")
+
+
+def take_in_a_track(own: Path) -> tuple[Path, Path]:
+    own.rename(own.with_name("train"))
+    return own.with_name("train"), own.parent
+
+
+def take_it_through_a_link(own: Path) -> tuple[Path, Path]:
+    (own.parent / "out").mkdir()
+    (own.parent / "out" / "train").symlink_to(own, target_is_directory=True)
+    return own, own.parent / "out"
+
+
+def take_links(own: Path) -> tuple[Path, Path]:
+    real = own.rename(own.with_name("real"))
+    for name in "AB":
+        (own.parent / "train" / name).mkdir(parents=True)
+        for path in (real / name).iterdir():
+            (own.parent / "train" / name / path.name).symlink_to(path)
+    return own.with_name("train"), own.parent
+
+
+def take_what_was_prepared_before(own: Path) -> tuple[Path, Path]:
+    out = own.with_name("out")
+    Calls().run(own, out)
+    (out / "train" / "dataset.toml").write_text('test = ["A", "B"]')
+    return out / "train", out
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "take", [take_in_a_track, take_it_through_a_link, take_links, take_what_was_prepared_before]
+)
+def test_sources_are_never_replaced(
+    own: Path, take: Callable[[Path], tuple[Path, Path]], overwrite: bool
+) -> None:
+    root, out = take(own)
+    before = {path: path.stat() for path in root.parent.rglob("*")}
+    with pytest.raises(UsageError, match="would be replaced, and holds") as caught:
+        Calls().run(root, out, replace(WAV, overwrite=overwrite))
+    assert "--overwrite" not in caught.value.help
+    after = {path: path.stat() for path in root.parent.rglob("*")}
+    assert {path: status.st_mtime_ns for path, status in after.items() if path.is_file()} == {
+        path: status.st_mtime_ns for path, status in before.items() if path.is_file()
+    }
+    assert after.keys() == before.keys()
+
+
+def test_one_run_in_a_folder_at_a_time(own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    refused: list[UsageError] = []
+
+    def run_again(outcome: TrackOutcome) -> None:
+        with pytest.raises(UsageError, match=r"another `stemsplit prepare` is writing .*out") as it:
+            Calls().run(own, out)
+        refused.append(it.value)
+
+    assert set(Calls().run(own, out, on_outcome=run_again).values()) == {"done"}
+    assert len(refused) == 2
+    assert set(Calls().run(own, out).values()) == {"skipped"}
+    assert not [*out.rglob(".*")]
 
 
 def test_stems_of_musdb_keep_their_order(tmp_path: Path) -> None:
