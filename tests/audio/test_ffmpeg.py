@@ -153,6 +153,7 @@ def test_end_takes_the_children_of_a_wrapper_with_it(
     process.end()
     pid = int(pid_file.read_text())
     listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
-    assert listed.stdout.strip() in (b"", b"Z")
+    # Gone, or ended and waiting for its parent; "N" behind it if everything here runs at low rank.
+    assert listed.stdout.strip()[:1] in (b"", b"Z")
     process.end()
     process.close_pipes()
