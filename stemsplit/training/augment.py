@@ -28,7 +28,8 @@ class AugmentConfig:
     """What may happen to the stems of a batch. By default, nothing.
 
     Attributes:
-        peak_normalise: Divide every item by the largest peak among its mixture and its stems.
+        peak_normalise: Divide every item by the largest peak among its mixture and its stems, also
+            those that judge.
         gain_low: Every stem is multiplied by a number of its own, evenly from here
         gain_high: to here.
         swap_p: Share of the stems whose channels change places.

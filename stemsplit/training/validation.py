@@ -18,6 +18,7 @@ from stemsplit.datasets import AudioFile, Index, Track, read_excerpt
 from stemsplit.evaluation.whole_track import usdr
 from stemsplit.models.base import StemModel
 from stemsplit.separation.separator import Separator
+from stemsplit.training.augment import normalise_peaks
 from stemsplit.training.loader import select_stems
 from stemsplit.training.losses import LossConfig, build_loss
 from stemsplit.training.processes import gather_from_all, sum_over_all
@@ -116,7 +117,11 @@ class Validator:
         totals = torch.zeros(2, dtype=torch.float64)
         for batch in self._read_batches(self._excerpts[rank::world]):
             check()
-            mixture, stems = select_stems(batch.to(device), self._dataset_stems, model.stems)
+            batch = batch.to(device)
+            if self._recipe.augment.peak_normalise:
+                # That is no chance, but the level at which the network learns.
+                batch = normalise_peaks(batch)
+            mixture, stems = select_stems(batch, self._dataset_stems, model.stems)
             loss = float(self._loss(model, mixture, stems))
             totals += torch.tensor([loss * len(batch), len(batch)], dtype=torch.float64)
         total, count = sum_over_all(totals, device).tolist()

@@ -45,9 +45,16 @@ def test_excerpts_lie_side_by_side_or_evenly_spread(
     assert {excerpt.count for excerpt in placed} == {30}
 
 
-def make_validator(songs: Path, **validation: object) -> tuple[Validator, Halves]:
+def make_validator(
+    songs: Path, *, peak_normalise: bool = False, **validation: object
+) -> tuple[Validator, Halves]:
     dataset = open_dataset(songs, stems=STEMS)
-    recipe = make_recipe("open-unmix", validation=dict(validation))
+    recipe = make_recipe(
+        "open-unmix",
+        validation=dict(validation),
+        # Of these, only the first is for excerpts that judge, too.
+        augment={"peak_normalise": peak_normalise, "gain_low": 0.1, "silence_p": 0.5},
+    )
     valid = dataset.select("valid")
     validator = Validator(recipe, valid, open_index(dataset), dataset.stems, 22050)
     return validator, Halves(OpenUnmixConfig.tiny(STEMS)).eval()
@@ -63,6 +70,20 @@ def test_the_loss_is_the_mean_over_all_excerpts(songs: Path) -> None:
     validator, model = make_validator(songs, excerpts=0, terms=["waveform_l1"])
     stems = read_stems(songs)[..., : 4 * 22050]
     expected = (stems - stems.sum(dim=0) / 2).abs().mean()
+    found = validator.measure_loss(model, 0, 1, lambda: None)
+    assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_excerpts_have_the_level_of_those_that_are_learned_from(songs: Path) -> None:
+    settings = {"excerpts": 0, "terms": ["waveform_l1"]}
+    validator, model = make_validator(songs, peak_normalise=True, **settings)
+    excerpts = read_stems(songs)[..., : 4 * 22050].unflatten(-1, (4, 22050)).permute(2, 0, 1, 3)
+    peaks = torch.stack(
+        [torch.cat((one, one.sum(0, keepdim=True))).abs().max() for one in excerpts]
+    )
+    assert (peaks - 1).abs().max() > 0.05
+    excerpts = excerpts / peaks[:, None, None, None]
+    expected = (excerpts - excerpts.sum(dim=1, keepdim=True) / 2).abs().mean()
     found = validator.measure_loss(model, 0, 1, lambda: None)
     assert found == pytest.approx(float(expected), rel=1e-4)
 
