@@ -143,15 +143,16 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
     validator = Validator(recipe, valid, ready.index, dataset.stems, ready.excerpt)
     names = [track.name for track in loader.tracks]
     module = StemTraining(ready.model, recipe, ready.loss, dataset.stems, names)
-    loop = Loop(run, recipe, stream, validator, on_event, state)
+    origin = describe_origin(dataset, ready.begins_from)
+    loop = Loop(run, recipe, stream, validator, on_event, state, origin)
     stopping = Stopping(module)
     trainer = make_trainer(
         recipe, run, [stopping, loop], ready.processes, position.step, offline=request.offline
     )
-    if is_first:
+    if is_first and state is None:
         with _about(run):
-            run.create(recipe, describe_origin(dataset, ready.begins_from))
-    if stream.is_over or (state is not None and not state["is_patient"]):
+            run.create(recipe, origin)
+    if stream.is_over or not loop.is_patient:
         on_event(Noted(f"the run is complete: {position.epoch} epochs, {position.step} steps"))
         return
     on_event(
@@ -207,6 +208,7 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
         restore_weights,
         start_weights,
     )
+    from stemsplit.training.restoring import check_changes
 
     state = load_checkpoint(run.last) if request.resumes and run.last.is_file() else None
     processes = Processes.find(request.machines)
@@ -215,6 +217,8 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
         request.root, request.valid, origin, on_event, offline=request.offline
     )
     recipe = resolve_stems(request.recipe, dataset)
+    if state is not None:
+        check_changes(recipe, run.read_recipe())
     torch.manual_seed(recipe.training.seed)
     begins_from: str | None = origin.get("from", request.begins_from)
     # With a checkpoint, what the run began with does not matter any more.

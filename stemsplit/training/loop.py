@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +28,7 @@ from stemsplit.training.module import StemTraining
 from stemsplit.training.plots import plot_run
 from stemsplit.training.ranking import Ranking
 from stemsplit.training.recipe import RecipeConfig
+from stemsplit.training.restoring import restore_optimiser, restore_scaler
 from stemsplit.training.run_folder import MetricsFile, RunFolder
 from stemsplit.training.schedule import Schedule
 from stemsplit.training.stream import BatchStream, Position
@@ -46,6 +48,7 @@ class Loop(pl.Callback):
         validator: Validator,
         on_event: OnEvent,
         state: dict[str, Any] | None,
+        origin: Mapping[str, Any],
     ) -> None:
         """Begin, or go on.
 
@@ -56,6 +59,7 @@ class Loop(pl.Callback):
             validator: Judges epochs.
             on_event: Told what happens; in the first process only.
             state: What `load_checkpoint` gave; None for a new run.
+            origin: What the run folder keeps of the data, once the run goes on.
         """
         self.run = run
         self.recipe = recipe
@@ -63,17 +67,30 @@ class Loop(pl.Callback):
         self.validator = validator
         self.on_event = on_event
         self.schedule = Schedule(recipe.schedule, recipe.training.max_epochs)
-        self.ranking = Ranking(recipe.training.keep, recipe.training.min_delta)
+        settings = recipe.training
+        self.ranking = Ranking(settings.keep, settings.min_delta, recipe.validation.monitor)
         self.average: WeightAverage | None = None
-        self.is_patient = True
         self._state = state
+        self._origin = origin
         # Of the epoch under way: what its mean loss is made of.
         self._loss_sum = 0.0
+        if state is not None:
+            self.schedule.load_state_dict(state["schedule"])
+            self.ranking.load_state_dict(state["ranking"])
+            self._loss_sum = state["loss_sum"]
         self._began_s = self._plotted_s = time.monotonic()
         columns = ["epoch", "step", "lr", "train_loss", "validation_loss", "usdr"]
         columns += [f"usdr_{stem}" for stem in recipe.model.stems]
         self._metrics = MetricsFile(run.metrics_file, [*columns, "seconds"])
         self._steps = MetricsFile(run.steps_file, ["step", "epoch", "batch", "lr", "loss"])
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether the run goes on, as far as the scores decide that."""
+        settings, epochs = self.recipe.training, self.stream.position.epoch
+        if not settings.patience or epochs < settings.min_epochs:
+            return True
+        return self.ranking.count_since_better(epochs - 1) < settings.patience
 
     # Beginning.
 
@@ -85,18 +102,18 @@ class Loop(pl.Callback):
         position = self.stream.position
         module.position = position
         if (state := self._state) is not None:
-            trainer.optimizers[0].load_state_dict(state["optimiser"])
-            trainer.precision_plugin.load_state_dict(state["precision"])
-            if self.average is not None:
+            restore_optimiser(trainer.optimizers[0], state["optimiser"])
+            restore_scaler(trainer.precision_plugin, state["precision"])
+            if self.average is not None and state["average"] is not None:
                 self.average.load_state_dict(state["average"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.ranking.load_state_dict(state["ranking"])
-            self._loss_sum = state["loss_sum"]
-            self._state = None
         if trainer.is_global_zero:
             self._metrics.keep("epoch", position.epoch - 1)
             self._steps.keep("step", position.step)
-        if position.batch >= self.stream.per_epoch:
+            if self._state is not None:
+                # Not before everything has turned out to fit.
+                self.run.create(self.recipe, self._origin)
+        self._state = None
+        if self.stream.is_pending:
             self._end_epoch(trainer, module)
 
     # Around a batch.
@@ -124,14 +141,14 @@ class Loop(pl.Callback):
         position, settings = module.position, self.recipe.training
         self._loss_sum += module.last_loss
         position.batch += 1
+        position.is_judged = False
         is_step = position.batch % settings.accumulate == 0
         if is_step:
             position.step += 1
             if self.average is not None:
                 self.average.update(module.model)
         self._tell_step(trainer, module, is_step=is_step)
-        is_last = bool(settings.max_steps) and position.step >= settings.max_steps and is_step
-        if position.batch >= self.stream.per_epoch or is_last:
+        if self.stream.is_pending:
             self._end_epoch(trainer, module)
         elif (
             is_step
@@ -141,8 +158,7 @@ class Loop(pl.Callback):
             self.save(trainer, module)
         if module.stops and is_step:
             # After an epoch's end there is nothing new to save, but doing so costs little.
-            self.save(trainer, module)
-            raise _stopped(self.run)
+            raise self._stop(trainer, module)
         if self.stream.is_over or not self.is_patient:
             trainer.should_stop = True
 
@@ -169,8 +185,14 @@ class Loop(pl.Callback):
     # The end of an epoch.
 
     def _end_epoch(self, trainer: pl.Trainer, module: StemTraining) -> None:
-        """Validate, write down, export, keep; then the next epoch is the present one."""
+        """Validate, write down, export, keep; then the next epoch is the present one.
+
+        Where the run's steps have ended within an epoch, a run of more steps goes on there: this
+        end counts for nothing then.
+        """
         position = module.position
+        is_within = position.batch < self.stream.per_epoch
+        before = copy.deepcopy((self.schedule, self.ranking))
         epoch, batches = position.epoch, position.batch
         metrics: dict[str, float] = {
             "epoch": epoch,
@@ -190,15 +212,16 @@ class Loop(pl.Callback):
             self.schedule.observe(metrics["validation_loss"])
         if score is not None:
             is_best = self.ranking.add(epoch, score)
-        settings = self.recipe.training
-        if settings.patience and epoch + 1 >= settings.min_epochs:
-            self.is_patient = self.ranking.count_since_better(epoch) < settings.patience
         if trainer.is_global_zero:
             if is_best and snapshot is not None:
                 self._export(snapshot, epoch, metrics)
             self._metrics.append(metrics)
             self._log(trainer, {f"epoch/{key}": v for key, v in metrics.items()}, position.step)
-        position.epoch, position.batch, self._loss_sum = epoch + 1, 0, 0.0
+        if is_within:
+            position.is_judged = True
+            self.schedule, self.ranking = before
+        else:
+            position.epoch, position.batch, self._loss_sum = epoch + 1, 0, 0.0
         if trainer.is_global_zero:
             self._plot(is_end=self.stream.is_over or not self.is_patient)
         self.save(trainer, module, keep_epoch=epoch)
@@ -208,9 +231,10 @@ class Loop(pl.Callback):
     def _plot(self, *, is_end: bool) -> None:
         """Draw the pictures anew; not for each of many short epochs."""
         now_s = time.monotonic()
-        if is_end or now_s - self._plotted_s >= PLOT_EVERY_S:
+        is_due = is_end or now_s - self._plotted_s >= PLOT_EVERY_S
+        if is_due and (rows := self._metrics.read()):
             self._plotted_s = now_s
-            plot_run(self._metrics.read(), self.run.plots)
+            plot_run(rows, self.run.plots)
 
     def _is_due(self, position: Position, every: int) -> bool:
         is_last = position.epoch + 1 >= self.recipe.training.max_epochs
@@ -234,8 +258,7 @@ class Loop(pl.Callback):
         def check() -> None:
             # Alone, a process may stop anywhere; several stop together, after a step.
             if module.wants_to_stop and world == 1:
-                self.save(trainer, module)
-                raise _stopped(self.run)
+                raise self._stop(trainer, module)
 
         loss = self.validator.measure_loss(snapshot, rank, world, check)
         if not math.isfinite(loss):
@@ -299,7 +322,6 @@ class Loop(pl.Callback):
             "schedule": self.schedule.state_dict(),
             "ranking": self.ranking.state_dict(),
             "loss_sum": self._loss_sum,
-            "is_patient": self.is_patient,
         }
         folder = self.run.checkpoints
         kept = {epoch: folder / f"epoch={epoch:04d}.ckpt" for epoch in self.ranking.epochs}
@@ -309,6 +331,16 @@ class Loop(pl.Callback):
         for path in folder.glob("epoch=*.ckpt"):
             if path not in kept.values():
                 remove_file(path)
+
+    def _stop(self, trainer: pl.Trainer, module: StemTraining) -> CancelledError:
+        """Keep everything, and return what ends the run."""
+        self.save(trainer, module)
+        if trainer.is_global_zero:
+            self._plot(is_end=True)
+        return CancelledError(
+            "the training was stopped",
+            help=f"go on with it by: stemsplit train --resume {self.run.path}",
+        )
 
     def _log(self, trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
         for logger in trainer.loggers:
@@ -339,9 +371,3 @@ def check_finite(tensors: dict[str, Tensor]) -> None:
 def _of(module: pl.LightningModule) -> StemTraining:
     assert isinstance(module, StemTraining)
     return module
-
-
-def _stopped(run: RunFolder) -> CancelledError:
-    return CancelledError(
-        "the training was stopped", help=f"go on with it by: stemsplit train --resume {run.path}"
-    )

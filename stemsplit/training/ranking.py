@@ -9,19 +9,21 @@ from typing import Any
 class Ranking:
     """The best epochs by a score of which less is better."""
 
-    def __init__(self, keep: int, min_delta: float) -> None:
+    def __init__(self, keep: int, min_delta: float, monitor: str = "loss") -> None:
         """Begin without any.
 
         Args:
             keep: How many to remember.
             min_delta: What patience counts as better.
+            monitor: What the scores are: those of another kind cannot be compared with.
         """
         self._keep = keep
         self._min_delta = min_delta
+        self._monitor = monitor
         self._best: list[tuple[float, int]] = []
         # What patience compares with, and since when.
         self._mark = math.inf
-        self._marked = -1
+        self._marked: int | None = None
 
     @property
     def epochs(self) -> list[int]:
@@ -36,15 +38,21 @@ class Ranking:
         return self._best[0] == (score, epoch)
 
     def count_since_better(self, epoch: int) -> int:
-        """Return for how many epochs, this one included, nothing has been better."""
-        return epoch - self._marked
+        """Return for how many epochs, this one included, nothing has been better.
+
+        Before the first score there is nothing to wait for.
+        """
+        return 0 if self._marked is None else epoch - self._marked
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold."""
         best = [[score, epoch] for score, epoch in self._best]
-        return {"best": best, "mark": self._mark, "marked": self._marked}
+        mark = {"mark": self._mark, "marked": self._marked}
+        return {"monitor": self._monitor, "best": best, **mark}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint, or begin without any where its scores are of another kind."""
+        if state.get("monitor") != self._monitor:
+            return
         self._best = [(score, epoch) for score, epoch in state["best"]]
         self._mark, self._marked = state["mark"], state["marked"]

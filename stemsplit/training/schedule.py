@@ -58,6 +58,8 @@ class Schedule:
 
     def observe(self, loss: float) -> None:
         """Take in an epoch's validation loss: "plateau" reads it, as torch's own does."""
+        if self.config.name != "plateau":
+            return
         if loss < self._best * (1 - self.config.threshold):
             self._best = loss
             self._bad_epochs = 0

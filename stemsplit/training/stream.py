@@ -17,11 +17,13 @@ class Position:
         epoch: From 0.
         batch: How many batches of that epoch are done; all of them while it is validated.
         step: Steps of the optimiser since the run began.
+        is_judged: Whether the run's steps have ended within this epoch, and it was validated there.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    is_judged: bool = False
 
 
 class BatchStream:
@@ -50,12 +52,24 @@ class BatchStream:
         self._left = self._count_left()
 
     @property
+    def is_pending(self) -> bool:
+        """Whether the batches of an epoch are over, and it has not been validated."""
+        if self.position.batch >= self.per_epoch:
+            return True
+        is_within = self.position.batch > 0 and not self.position.is_judged
+        # The last step is whole: what is accumulated for another one is not learned from.
+        is_step = self.position.batch % self._settings.accumulate == 0
+        return self._has_all_steps and is_within and is_step
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is left, not even an epoch that has not been validated."""
-        limit = self._settings.max_steps
         is_last = self.position.epoch >= self._settings.max_epochs
-        is_pending = self.position.batch >= self.per_epoch
-        return is_last or bool(limit and self.position.step >= limit and not is_pending)
+        return is_last or (self._has_all_steps and not self.is_pending)
+
+    @property
+    def _has_all_steps(self) -> bool:
+        return bool(self._settings.max_steps) and self.position.step >= self._settings.max_steps
 
     def _count_left(self) -> int:
         if self.is_over:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from stemsplit.training.checkpoints import load_checkpoint
 from stemsplit.training.engine import Machines, Request, train
 from stemsplit.training.processes import find_launch, find_rank
 from stemsplit.training.recipe_files import write_recipe
+from stemsplit.training.stream import Position
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +50,7 @@ def test_two_processes_learn_as_one_does(songs: Path, tmp_path: Path) -> None:
     one, two = (
         load_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("alone", "two")
     )
-    assert two["position"] == one["position"] == {"epoch": 2, "batch": 0, "step": 6}
+    assert two["position"] == one["position"] == asdict(Position(2, 0, 6))
     for key, tensor in one["model"].items():
         torch.testing.assert_close(two["model"][key], tensor, rtol=1e-3, atol=1e-5)
     ours, theirs = (

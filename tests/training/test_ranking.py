@@ -25,3 +25,14 @@ def test_patience_counts_from_what_was_better_by_enough(
         again.load_state_dict(ranking.state_dict())
         ranking = again
     assert found == waited
+
+
+def test_scores_of_another_kind_are_not_compared_with() -> None:
+    ranking = Ranking(2, 0.0, "loss")
+    ranking.add(0, -9.0)
+    other = Ranking(2, 0.0, "usdr")
+    other.load_state_dict(ranking.state_dict())
+    assert other.epochs == []
+    assert other.count_since_better(7) == 0
+    assert other.add(7, -3.0)
+    assert other.count_since_better(8) == 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from stemsplit.training.events import Event, Noted, Stepped, Validated
 from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.recipe_files import load_recipe, write_recipe
 from stemsplit.training.run_folder import RunFolder
+from stemsplit.training.stream import Position
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +100,7 @@ def undisturbed(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_undisturbed_run_is_worth_comparing_with(undisturbed: Path) -> None:
     state = load_checkpoint(undisturbed / "checkpoints/last.ckpt")
-    assert state["position"] == {"epoch": 3, "batch": 0, "step": 18}
+    assert state["position"] == asdict(Position(3, 0, 18))
     assert state["schedule"]["plateau"] < 1
     steps = read_rows(undisturbed / "steps.csv")
     assert [int(row["step"]) for row in steps] == [*range(1, 19)]
@@ -156,7 +158,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     # In the middle of the second epoch, a step behind the last checkpoint.
     state = load_checkpoint(folder / "checkpoints/last.ckpt")
-    assert state["position"] == {"epoch": 1, "batch": 2, "step": 8}
+    assert state["position"] == asdict(Position(1, 2, 8))
     resume(folder)
     check_same(folder, undisturbed)
 
@@ -195,7 +197,7 @@ def test_a_signal_during_a_validation_leaves_that_to_do(
     with pytest.raises(CancelledError):
         run(folder, songs, interrupt)
     state = load_checkpoint(folder / "checkpoints/last.ckpt")
-    assert state["position"] == {"epoch": 2, "batch": 6, "step": 18}
+    assert state["position"] == asdict(Position(2, 6, 18))
     resume(folder)
     check_same(folder, undisturbed)
 

@@ -68,3 +68,12 @@ def test_plateau_is_torch_s_own_also_after_a_resume(cooldown: int) -> None:
         resumed.load_state_dict(schedule.state_dict())
         schedule = resumed
     assert found < 0.1
+
+
+def test_only_a_plateau_counts_losses() -> None:
+    schedule = Schedule(ScheduleConfig("constant", patience=0), 100)
+    for _ in range(5):
+        schedule.observe(1.0)
+    later = Schedule(ScheduleConfig("plateau", patience=0), 100)
+    later.load_state_dict(schedule.state_dict())
+    assert later.find_factor(5, 0.0, 50) == 1
