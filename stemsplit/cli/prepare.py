@@ -145,7 +145,8 @@ def prepare(
     writes DIR/SPLIT/TRACK/STEM.wav and DIR/index.json. Tracks appear whole or not at all; a rerun
     goes on where it was stopped, and does again what no longer fits.
 
-    Exit codes: 0 all done, 1 some failed, 2 the command is wrong, 130 stopped by Ctrl-C.
+    Exit codes: 0 all done, 1 some tracks failed or lack a stem, 2 the command is wrong, 130 stopped
+    by Ctrl-C.
     """
     if out is None:
         raise UsageError(
@@ -265,6 +266,7 @@ class Teller:
         """
         self._reporter = reporter
         self._total = len(dataset.tracks)
+        self._incomplete = dataset.incomplete
         self._done = 0
         self._is_quiet = is_quiet
         reporter.on_count("tracks", 0, self._total)
@@ -295,10 +297,12 @@ class Teller:
             status: sum(outcome.status == status for outcome in outcomes)
             for status in ("done", "skipped", "failed", "cancelled")
         }
+        counts["left out"] = len(self._incomplete)
         if not self._is_quiet:
             told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+            total = len(outcomes) + len(self._incomplete)
             self._reporter.say(
-                f"{format_count(len(outcomes), 'track')}: {told}, in {format_clock(elapsed_s)}"
+                f"{format_count(total, 'track')}: {told}, in {format_clock(elapsed_s)}"
             )
             for outcome in outcomes:
                 if outcome.error is not None and len(outcomes) > 1:
@@ -306,8 +310,11 @@ class Teller:
                     self._reporter.say(f"failed: {printable(name)}: {printable(why)}")
             if counts["done"] or counts["skipped"]:
                 self._reporter.say(f"the data set is in {printable(out)}{os.sep}")
+        else:
+            for problem in self._incomplete:
+                self._reporter.say(f"error: {printable(problem)}")
         if counts["cancelled"]:
             if not self._is_quiet:
                 self._reporter.say("stopped; run the same command again to go on")
             return EXIT_STOPPED
-        return EXIT_FAILED if counts["failed"] else EXIT_DONE
+        return EXIT_FAILED if counts["failed"] or counts["left out"] else EXIT_DONE

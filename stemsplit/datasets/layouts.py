@@ -83,7 +83,9 @@ def open_dataset(
     if not songs:
         raise _refuse_nothing(root, problems)
     names = _choose_stems(songs, stems, description, problems)
-    songs = [song for song in songs if _is_whole(song, names, problems)]
+    incomplete: list[str] = []
+    songs = [song for song in songs if _is_whole(song, names, incomplete)]
+    problems += incomplete
     if not songs:
         raise DatasetError(
             f"no track of {str(root)!r} has all of the stems {', '.join(names)}; {problems[-1]}",
@@ -103,7 +105,7 @@ def open_dataset(
         for song in songs
     ]
     tracks.sort(key=lambda track: (SPLITS.index(track.split), track.name))
-    return Dataset(root, names, tuple(tracks), tuple(problems))
+    return Dataset(root, names, tuple(tracks), tuple(problems), tuple(incomplete))
 
 
 def _find_songs(root: Path, description: Description, problems: list[str]) -> list[_Song]:

@@ -55,12 +55,14 @@ class Dataset:
         tracks: All of them, in the order of their names within each split.
         problems: What was left out, one line each: a track without one of the stems, a folder
             without sound.
+        incomplete: Those of the problems that are tracks without one of the stems.
     """
 
     root: Path
     stems: tuple[str, ...]
     tracks: tuple[Track, ...]
     problems: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
     def select(self, *splits: Split) -> tuple[Track, ...]:
         """Return the tracks of some splits, in order."""

@@ -57,6 +57,23 @@ def test_a_run_a_rerun_and_a_broken_track(home: Path, run: Run) -> None:
     assert lines[1].startswith("  help: ")
 
 
+def test_a_track_that_lacks_a_stem_is_told_and_the_exit_code_says_so(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ABC":
+        add_track(home / "in" / name)
+    (home / "in" / "B" / "voice.flac").unlink()
+    command = ["prepare", "--root", "in", "-o", "out", "--statistics", "none", "-j", "1"]
+    assert main(command) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "note: B: lacks voice, left out"
+    assert lines[-2].startswith("3 tracks: 2 done, 1 left out, in ")
+    assert main([*command, "--quiet"]) == 1
+    assert capsys.readouterr().err == "error: B: lacks voice, left out\n"
+    (home / "in" / "B" / "mixture.flac").unlink()
+    assert main(command) == 0, "a folder that holds no sound is no track"
+
+
 def test_where_it_is_only_an_index_is_made(home: Path, run: Run) -> None:
     add_track(home / "in" / "A")
     before = sorted(path.name for path in (home / "in").rglob("*"))
