@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is damaged, or of another version.
     """
+    if (fault := _find_fault(path)) is not None:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {fault}", help=_advise(path))
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        # A zip of something else, or one whose table of contents is damaged.
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}",
-            help="put another checkpoint of the same run in its place, or train anew.",
+            f"{path} cannot be read as a checkpoint: {str(error).partition(chr(10))[0]}",
+            help=_advise(path),
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
@@ -59,6 +64,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             help="resume with the version of stemsplit that wrote it.",
         )
     return state
+
+
+def _find_fault(path: Path) -> str | None:
+    """Return what is wrong with a file, or None where every byte is as it was written.
+
+    torch checks lengths and no sums: zeros in the middle of a tensor are weights to it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except OSError as error:
+        return error.strerror or str(error)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError):
+        return "it is cut off, or something else"
+    return None if bad is None else f"{bad} in it is not as it was written"
+
+
+def _advise(path: Path) -> str:
+    """Return what helps where a checkpoint is damaged: the latest whole one beside it, if any."""
+    others = sorted(path.parent.glob("epoch=*.ckpt"), reverse=True)
+    whole = next((other for other in others if other != path and _find_fault(other) is None), None)
+    if whole is None:
+        return "train anew: there is no other checkpoint beside it."
+    return f"copy {whole} over it, and resume: the run goes on behind that epoch."
 
 
 def remove_file(path: Path) -> None:

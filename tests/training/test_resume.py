@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -228,13 +230,59 @@ def test_the_resolved_recipe_is_a_recipe(undisturbed: Path) -> None:
     assert json.loads((undisturbed / "run.json").read_text())["valid"] == ["valid 0"]
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+def zero(path: Path) -> None:
+    """Write zeros in the middle, as a bad disk does: all else is as it was."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(1000))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("a letter, and no checkpoint\n"),
+        lambda path: path.write_bytes(b"\x80\x02}q\x00."),
+        zero,
+    ],
+    ids=["cut", "empty", "text", "pickle", "zeros"],
+)
+def test_a_damaged_checkpoint_is_refused(damage: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     save_checkpoint(path, {"tensor": torch.ones(1000)})
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    damage(path)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint") as refused:
+        load_checkpoint(path)
+    assert refused.value.help == "train anew: there is no other checkpoint beside it."
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("letter.txt", "no checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_checkpoint(path)
-    torch.save({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="format 99"):
-        load_checkpoint(path)
+    for state, told in (({"format": 99}, "format 99"), ([1], "format None")):
+        torch.save(state, path)
+        with pytest.raises(CheckpointError, match=told):
+            load_checkpoint(path)
+
+
+def test_a_whole_checkpoint_beside_a_damaged_one_is_named(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "undisturbed"))
+    last, kept = folder / "checkpoints/last.ckpt", sorted(folder.glob("checkpoints/epoch=*.ckpt"))
+    assert len(kept) == 2
+    zero(last)
+    with pytest.raises(CheckpointError) as refused:
+        resume(folder)
+    assert f"copy {kept[1]} over it" in refused.value.help
+    zero(kept[1])
+    with pytest.raises(CheckpointError) as refused:
+        resume(folder)
+    assert f"copy {kept[0]} over it" in refused.value.help
+    shutil.copy(kept[0], last)
+    resume(folder)
+    check_same(folder, undisturbed)
