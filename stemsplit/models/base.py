@@ -165,12 +165,14 @@ class StemModel(Model):
     Attributes:
         chunk: How the separator feeds it by default.
         core: All the weights; real tensors in, real tensors (one or a tuple) out.
+        fewest_stems: How many have to be learned together.
     """
 
     Config: ClassVar[type[ModelConfig]]
 
     core: nn.Module
     chunk: ChunkPlan
+    fewest_stems: int = 1
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -212,6 +212,9 @@ class ConditionedUNet(SpectrogramUNet):
         window, trim = self.pieces.window, self.pieces.trim
         self.pieces = OverlappedPieces(window, trim, isolated=False, step=step)
         self.core = ConditionedUNetCore(config)
+        # These norms are over stems, whatever the batch; of one there is no deviation.
+        has_norms = any(isinstance(part, nn.BatchNorm1d) for part in self.core.modules())
+        self.fewest_stems = 2 if has_norms else 1
 
     def _leave_out_unneeded(self) -> None:
         self.core = self.core.only(self.stem_indices)

@@ -237,7 +237,7 @@ def build_network(
 
     Raises:
         UnknownNameError: An architecture, a setting of it or a model that there is none of.
-        UsageError: Settings that do not go together.
+        UsageError: Settings that do not go together, or fewer stems than can be learned.
         WeightsError: The first weights cannot be read, or do not fit.
     """
     settings = recipe.model
@@ -260,6 +260,12 @@ def build_network(
             f"the settings under model.config do not build a network: {error}",
             help="compare them with the recipe's: `stemsplit train --list`.",
         ) from error
+    if len(model.stems) < model.fewest_stems:
+        raise UsageError(
+            f"{settings.architecture} learns {model.fewest_stems} stems or more at once, not "
+            f"{len(model.stems)}: it normalises over them",
+            help="name more with --stem; separating, --stems takes one of them.",
+        )
     if donor is not None:
         _take_weights(model, donor, str(begins_from))
     return model, replace(recipe, model=settings)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from music import write_songs
+from music import make_recipe, write_songs
 
 from stemsplit.datasets import Dataset, Validation
-from stemsplit.errors import DatasetError
+from stemsplit.errors import DatasetError, UsageError
+from stemsplit.training.engine import Machines, Request, train
 from stemsplit.training.events import Event, Noted
 from stemsplit.training.preparation import describe_origin, open_data
 
@@ -79,3 +81,24 @@ def test_a_judge_that_is_gone_ends_it(tmp_path: Path) -> None:
     shutil.rmtree(songs / "valid/valid 1")
     with pytest.raises(DatasetError, match="judged by 'valid 1', which is not in"):
         go_on(songs, origin)
+
+
+def learn_one_stem(run: Path, songs: Path, config: dict[str, object]) -> None:
+    recipe = make_recipe("lasaft", training={"max_epochs": 1, "batches_per_epoch": 1})
+    model = replace(recipe.model, stems=("vocals",), config={**recipe.model.config, **config})
+    recipe = replace(recipe, model=model)
+    train(Request(run, recipe, songs, machines=Machines("cpu")))
+
+
+@pytest.mark.parametrize("config", [{}, {"modulation": "film"}, {"control_layers": 1}])
+def test_a_network_that_learns_stems_by_comparing_them_needs_two(
+    config: dict[str, object], songs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="lasaft learns 2 stems or more at once, not 1"):
+        learn_one_stem(tmp_path / "run", songs, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_its_norms_it_learns_one(songs: Path, tmp_path: Path) -> None:
+    learn_one_stem(tmp_path / "run", songs, {"modulation": "film", "control_layers": 1})
+    assert (tmp_path / "run/model").is_dir()
