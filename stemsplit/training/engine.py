@@ -50,7 +50,7 @@ class Request:
         run: The folder.
         recipe: How.
         root: The data set; None for what the run was begun with, or else the sample.
-        valid: Which tracks judge it; None for those that the data set names.
+        valid: Which tracks judge a new run; None for those that the data set names.
         resumes: Whether the run was begun before.
         begins_from: A model whose weights are the first: a name or a path.
         machines: Where.
