@@ -28,10 +28,7 @@ INDEX_NAME: Final = "index.json"
 VERSION: Final = 1
 _BLOCK_SAMPLES: Final = 1 << 18
 _WORKERS: Final = 4
-# A file that was copied has another time of change; these many bytes from these many places, and
-# its size, say whether it is the same.
-_PIECES: Final = 8
-_PIECE_BYTES: Final = 1 << 14
+_DIGEST_BYTES: Final = 1 << 20
 
 Window = tuple[int, int]
 
@@ -43,7 +40,8 @@ class FileRecord:
     Attributes:
         size: Of the file, in bytes.
         mtime_ns: When it was changed last.
-        digest: Of a part of its bytes.
+        digest: Of all of its bytes: a file that was copied has another time, and the same digest;
+            None where only the header was read.
         samples: Of each channel.
         sample_rate: Hz.
         channels: How many.
@@ -53,7 +51,7 @@ class FileRecord:
 
     size: int
     mtime_ns: int
-    digest: str
+    digest: str | None
     samples: int
     sample_rate: int
     channels: int
@@ -226,7 +224,7 @@ def measure_file(file: AudioFile, parameters: ActivityParameters | None) -> File
         if meter is not None:
             meter.feed(block)
     windows = None if meter is None else tuple(meter.find_windows())
-    return replace(record, peak=peak, activity=windows)
+    return replace(record, digest=digest_file(file.path), peak=peak, activity=windows)
 
 
 def _read_header(file: AudioFile) -> FileRecord:
@@ -235,7 +233,7 @@ def _read_header(file: AudioFile) -> FileRecord:
     return FileRecord(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        digest=digest_file(file.path),
+        digest=None,
         samples=info.samples,
         sample_rate=info.sample_rate,
         channels=info.channels,
@@ -243,28 +241,29 @@ def _read_header(file: AudioFile) -> FileRecord:
 
 
 def digest_file(path: Path) -> str:
-    """Return a hash of pieces from all over a file."""
-    size = path.stat().st_size
+    """Return a hash of a file."""
     hasher = hashlib.blake2b(digest_size=12)
     with path.open("rb") as file:
-        for index in range(_PIECES):
-            file.seek(max(0, size - _PIECE_BYTES) * index // (_PIECES - 1))
-            hasher.update(file.read(_PIECE_BYTES))
+        while block := file.read(_DIGEST_BYTES):
+            hasher.update(block)
     return hasher.hexdigest()
 
 
-def fits(record: FileRecord, path: Path) -> bool:
-    """Whether a file is the one that was measured.
+def match_file(record: FileRecord, path: Path) -> FileRecord | None:
+    """Return the record of a file with the time that it has now; None if it is another file.
 
-    Its size has to be the same, and the time of its last change or else pieces of what it holds.
+    Its size has to be the same, and the time of its last change or else all that it holds.
     """
     try:
         status = path.stat()
         if status.st_size != record.size:
-            return False
-        return status.st_mtime_ns == record.mtime_ns or digest_file(path) == record.digest
+            return None
+        if status.st_mtime_ns == record.mtime_ns:
+            return record
+        is_same = digest_file(path) == record.digest
     except OSError:
-        return False
+        return None
+    return replace(record, mtime_ns=status.st_mtime_ns) if is_same else None
 
 
 def fingerprint(tracks: Sequence[Track], digest: Callable[[Path], str]) -> str:
@@ -307,20 +306,23 @@ def open_index(dataset: Dataset) -> Index:
     if is_changed:
         notes.append("activity was searched with other parameters: it is searched again")
     stale: list[str] = []
+    moved: list[str] = []
 
     def look(file: AudioFile) -> FileRecord:
         path = path_in(dataset.root, file)
-        record = stored.files.get(path)
-        is_fit = record is not None and fits(record, file.path)
-        if record is not None and is_fit and not (is_changed and record.activity is not None):
+        stored_record = stored.files.get(path)
+        record = None if stored_record is None else match_file(stored_record, file.path)
+        if record is not None and not (is_changed and record.activity is not None):
+            if record is not stored_record:
+                moved.append(path)
             return record
         if not stored.files:
             return _read_header(file)
-        if not is_fit:
+        if record is None:
             stale.append(path)
         return measure_file(file, parameters)
 
-    files = [file for track in dataset.tracks for file in _files_of(track)]
+    files = [file for track in dataset.tracks for file in track.files]
     with ThreadPoolExecutor(_WORKERS) as pool:
         records = dict(zip(files, pool.map(look, files), strict=True))
     tracks = {track.name: _summarise(track, records) for track in dataset.tracks}
@@ -329,17 +331,17 @@ def open_index(dataset: Dataset) -> Index:
             f"{len(stale)} of {len(files)} files are not those that were prepared, as "
             f"{min(stale)}: measured again; `stemsplit prepare` would store it"
         )
-    digests = {file.path: record.digest for file, record in records.items()}
+    if moved:
+        notes.append(
+            f"{len(moved)} of {len(files)} files have another time than the index says, and were "
+            "read to see that they are the same; `stemsplit prepare` would store it"
+        )
+    digests = {file.path: record.digest or "" for file, record in records.items()}
     of = fingerprint(dataset.select("train"), digests.__getitem__)
     statistics = tuple(one for one in stored.statistics if one.fingerprint == of)
     if len(statistics) < len(stored.statistics):
         notes.append("spectrogram statistics are of other training tracks: not used")
     return Index(tracks, statistics, tuple(notes))
-
-
-def _files_of(track: Track) -> list[AudioFile]:
-    mixture = [] if track.mixture is None else [track.mixture]
-    return [*track.stems.values(), *mixture]
 
 
 def _summarise(track: Track, records: Mapping[AudioFile, FileRecord]) -> TrackIndex:
@@ -349,7 +351,7 @@ def _summarise(track: Track, records: Mapping[AudioFile, FileRecord]) -> TrackIn
         DatasetError: They have different sample rates.
     """
     by_stem = {stem: records[file] for stem, file in track.stems.items()}
-    every = [records[file] for file in _files_of(track)]
+    every = [records[file] for file in track.files]
     rates = sorted({record.sample_rate for record in every})
     if len(rates) > 1:
         raise DatasetError(

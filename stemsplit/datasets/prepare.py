@@ -25,7 +25,7 @@ from stemsplit.datasets.index import (
     FileRecord,
     digest_file,
     fingerprint,
-    fits,
+    match_file,
     measure_file,
     path_in,
     read_stored,
@@ -209,8 +209,14 @@ class _Run:
         return TrackOutcome(track, "skipped" if is_done else "done", audio_s=self._length_s(files))
 
     def _fits(self, path: str) -> bool:
-        record = self.stored.files.get(path)
-        return record is not None and record.peak is not None and fits(record, self.out / path)
+        """Whether a file is the one that was measured; if so, its time is that of the index."""
+        stored = self.stored.files.get(path)
+        if stored is None or stored.peak is None:
+            return False
+        record = match_file(stored, self.out / path)
+        if record is not None and record is not stored:
+            self._enter({path: record})
+        return record is not None
 
     def _measure_again(self, files: Mapping[str, str]) -> bool:
         """Look for activity where nobody has, and say whether there was any such file."""
@@ -344,7 +350,7 @@ class _Run:
         tracks = dataset.select("train")
         if not tracks or not self.options.statistics:
             return
-        of = fingerprint(tracks, digest_file)
+        of = fingerprint(tracks, self._digest)
         kept = [one for one in self.stored.statistics if one.fingerprint == of]
         known = {(one.n_fft, one.hop_length) for one in kept}
         for n_fft, hop_length in self.options.statistics:
@@ -353,10 +359,15 @@ class _Run:
                     f"describing the training tracks' spectrograms (windows of {n_fft} samples "
                     f"every {hop_length}; tracks: {len(tracks)})"
                 )
-                kept.append(compute_statistics(tracks, n_fft, hop_length))
+                kept.append(compute_statistics(tracks, n_fft, hop_length, digest=self._digest))
         if kept != self.stored.statistics:
             self.stored.statistics = kept
             self.stored.write(self.out)
+
+    def _digest(self, path: Path) -> str:
+        """Return a recording's hash, which the index has of all that is its own."""
+        record = self.stored.files.get(path_in(self.out, AudioFile(path)))
+        return digest_file(path) if record is None or record.digest is None else record.digest
 
 
 def _files_of(track: Track) -> dict[str, AudioFile]:

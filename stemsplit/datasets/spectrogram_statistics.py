@@ -9,6 +9,7 @@ highest value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -61,6 +62,7 @@ def compute_statistics(
     hop_length: int,
     *,
     on_track: Callable[[str], None] | None = None,
+    digest: Callable[[Path], str] = digest_file,
 ) -> Statistics:
     """Read all mixtures once, in blocks; where a track has none, its stems are summed.
 
@@ -69,6 +71,7 @@ def compute_statistics(
         n_fft: Window length in samples.
         hop_length: Distance of frames in samples.
         on_track: Called with the name of each track before it is read.
+        digest: Returns a recording's hash.
 
     Raises:
         DatasetError: A file cannot be read, or all tracks are shorter than one window.
@@ -92,7 +95,7 @@ def compute_statistics(
         )
     deviation = np.sqrt(moments.squares / moments.count)
     scale = np.maximum(deviation, _FLOOR * deviation.max())
-    of = fingerprint(tracks, digest_file)
+    of = fingerprint(tracks, digest)
     return Statistics(n_fft, hop_length, moments.mean, scale, of)
 
 

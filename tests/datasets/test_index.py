@@ -107,12 +107,29 @@ def test_a_file_of_the_same_size_with_other_samples_is_noticed(root: Path) -> No
     assert len(open_both(root)[1].notes) == 1
 
 
+def test_a_file_that_lost_a_part_between_is_noticed(root: Path) -> None:
+    path = root / "train" / "A" / "vocals.wav"
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(44 + 4 * 12000)
+        file.write(bytes(4 * 1000))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert "train/A/vocals.wav: measured again" in open_both(root)[1].notes[0]
+    index_in_place(root)
+    assert open_both(root)[1].notes == ()
+
+
 def test_a_copied_data_set_fits(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, copy_function=shutil.copyfile)
     _, index = open_both(copy)
-    assert index.notes == ()
+    (note,) = index.notes
+    assert "20 of 20 files have another time" in note
     assert index.tracks["A"].peaks == open_both(root)[1].tracks["A"].peaks
+    assert len(index.statistics) == 1
+    index_in_place(copy)
+    _, index = open_both(copy)
+    assert index.notes == ()
     assert len(index.statistics) == 1
 
 

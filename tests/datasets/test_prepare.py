@@ -109,6 +109,24 @@ def test_a_rerun_does_what_is_missing_and_what_changed(own: Path, tmp_path: Path
     assert open_index(open_dataset(out)).notes == ()
 
 
+def test_a_result_that_lost_a_part_is_made_again(own: Path, tmp_path: Path) -> None:
+    for stem in FILES:
+        write(own / "A" / f"{stem}.flac", 200_000)
+    out = tmp_path / "out"
+    Calls().run(own, out)
+    path = out / "train" / "A" / "voice.wav"
+    whole, status = path.read_bytes(), path.stat()
+    with path.open("r+b") as file:
+        file.seek(200_000)
+        file.write(bytes(20_000))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert Calls().run(own, out) == {"A": "done", "B": "skipped"}
+    assert path.read_bytes() == whole
+    os.utime(path, (1, 1))
+    assert Calls().run(own, out) == {"A": "skipped", "B": "skipped"}
+    assert open_index(open_dataset(out)).notes == (), "the new time is stored"
+
+
 def test_other_parameters_make_everything_again(own: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     Calls().run(own, out)
