@@ -182,7 +182,8 @@ def evaluate(
     SDR, ISR, SIR and SAR as museval defines them, uSDR of whole tracks: as museval's JSON for each
     track, a CSV, a summary, box plots and a page. A rerun scores only what has changed.
 
-    Exit codes: 0 all scored, 1 some tracks were not, 2 the command is wrong, 130 stopped by Ctrl-C.
+    Exit codes: 0 all scored, 1 some tracks or stems were not, 2 the command is wrong, 130 stopped
+    by Ctrl-C.
     """
     if estimates is not None and (model is not None or keep is not None):
         other = "--model" if model is not None else "--keep"
@@ -376,5 +377,7 @@ def lay_out_table(report: Report) -> list[str]:
     lines += ["", *(printable(line) for line in format_table(headers, rows, width)), ""]
     told = group_definitions(report.definitions, list_measures(stems))
     lines += [f"{measures}: {definition}" for measures, definition in told]
+    if report.caveat is not None:
+        lines.append(f"note: {printable(report.caveat)}")
     lines += [f"published: {printable(describe_published(score))}" for score in report.published]
     return lines

@@ -6,7 +6,8 @@ track have "track" and "split".
     begin          estimates (a model's name, or a folder), tracks (how many)
     download       model, done_bytes, total_bytes (null: unknown)
     progress       track, split, stage ("read", "separate", "score"), share (0 to 1)
-    track_scored   track, split, file, stems {stem: {measure: dB or null}}, notes
+    track_scored   track, split, file, stems {stem: {measure: dB or null}}, notes,
+                   missing (stems without an estimate)
     track_kept     the same: it was scored before, and nothing has changed
     track_failed   track, split, error (the class), message, help
     note           message
@@ -73,7 +74,7 @@ class EvalReporter(Voice):
 
     def on_report(self, report: Report, folder: Path, table: Sequence[str]) -> None:
         """All is written."""
-        for problem in report.problems:
+        for problem in (*report.gaps, *report.problems):
             self.say(f"error: {printable(problem)}")
 
     def on_error(self, error: StemsplitError) -> None:
@@ -161,6 +162,7 @@ class EvalJson(JsonVoice, EvalReporter):
                 file=None if outcome.path is None else os.fspath(outcome.path),
                 stems=list_scores(outcome.scores),
                 notes=list(outcome.scores.notes),
+                missing=list(outcome.missing),
             )
 
     def on_note(self, message: str) -> None:
@@ -178,7 +180,7 @@ class EvalJson(JsonVoice, EvalReporter):
         self.write(
             "summary",
             **counts,
-            problems=list(report.problems),
+            problems=[*report.gaps, *report.problems],
             stems=to_json(report)["stems"],
             out_dir=os.fspath(folder),
         )

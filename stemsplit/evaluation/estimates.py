@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -203,6 +205,29 @@ class FolderEstimates(EstimateSource):
                 help="name each file as its stem: vocals.wav, drums.flac.",
             )
         return {stem: AudioFile(found[stem][0]) for stem in self._stems if stem in found}
+
+
+def expect_stems(
+    source: EstimateSource, tracks: Sequence[Track], wanted: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the stems that every track should have an estimate of.
+
+    Args:
+        source: Whose estimates.
+        tracks: Those that are scored.
+        wanted: Stems that are asked for; None: those that at least half of the tracks have.
+    """
+    given: list[tuple[str, ...]] = []
+    for track in tracks:
+        with contextlib.suppress(AudioError):  # one without any fails by itself
+            given.append(source.list_stems(track))
+    counts = Counter(stem for stems in given for stem in stems)
+    usual = tuple(stem for stem, count in counts.items() if 2 * count >= len(given))
+    if wanted is None:
+        return usual
+    # Accompaniment is the mixture less the vocals where no track has more of it.
+    is_derived = VOCALS in usual and ACCOMPANIMENT not in usual
+    return tuple(stem for stem in wanted if not (is_derived and stem == ACCOMPANIMENT))
 
 
 def derive_rest(stem: str, references: References, estimates: Mapping[str, Tensor]) -> Tensor:

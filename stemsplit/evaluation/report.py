@@ -70,11 +70,31 @@ class Report:
         return define_measures(self.options.window_s, self.options.hop_s)
 
     @property
+    def gaps(self) -> tuple[str, ...]:
+        """The tracks that are scored without some of their stems, a line each."""
+        return tuple(
+            f"{one.track.name}: has no estimate of {', '.join(one.missing)}"
+            for one in self.outcomes
+            if one.missing
+        )
+
+    @property
+    def caveat(self) -> str | None:
+        """What to know of the numbers where tracks lack estimates, in a line; None: nothing."""
+        stems = dict.fromkeys(stem for one in self.outcomes for stem in one.missing)
+        if not stems:
+            return None
+        return (
+            f"{len(self.gaps)} of {len(self.scores)} tracks are scored without {', '.join(stems)}: "
+            "SIR and SAR of their other stems do not compare with those of the rest"
+        )
+
+    @property
     def failures(self) -> tuple[str, ...]:
-        """What has no scores, and why: tracks that failed, and what the data set left out."""
+        """What has no scores, and why: tracks that failed, stems, what the data set left out."""
         failed = (one for one in self.outcomes if one.error is not None)
         lines = [f"{one.track.name}: {one.error.message}" for one in failed if one.error]
-        return (*lines, *self.problems)
+        return (*lines, *self.gaps, *self.problems)
 
     def describe(self) -> str:
         """Return one line: what was scored."""
@@ -135,6 +155,7 @@ def to_json(report: Report) -> dict[str, Any]:
             }
             for stem in report.stems
         },
+        "caveat": report.caveat,
         "published": [asdict(score) for score in report.published],
         "tracks": [_describe_track(outcome) for outcome in report.outcomes],
         "problems": list(report.problems),
@@ -162,6 +183,7 @@ def _describe_track(outcome: TrackOutcome) -> dict[str, Any]:
         told["notes"] = list(outcome.scores.notes)
         together = {stem.stem: list(stem.scored_with) for stem in outcome.scores.stems}
         told["scored_with"] = together
+        told["missing"] = list(outcome.missing)
     return told
 
 

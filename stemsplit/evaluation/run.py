@@ -25,7 +25,7 @@ from stemsplit.errors import (
     StemsplitError,
     UnknownNameError,
 )
-from stemsplit.evaluation.estimates import EstimateSource, stamp
+from stemsplit.evaluation.estimates import EstimateSource, expect_stems, stamp
 from stemsplit.evaluation.places import Places
 from stemsplit.evaluation.references import References, read_references
 from stemsplit.evaluation.results import TrackScores, read_scores, write_scores
@@ -37,6 +37,8 @@ SCORING = 1
 
 TRACK_BYTES = 1_500_000_000
 """Memory of a track that is being scored: four stems of four minutes and their estimates."""
+
+NOT_COMPARABLE = "SIR and SAR depend on it, and do not compare with other tracks'"
 
 Status = Literal["scored", "kept", "failed"]
 
@@ -51,6 +53,7 @@ class TrackOutcome:
         scores: None where it failed.
         error: What was wrong with it.
         path: Its file; None where nothing is written.
+        missing: Stems that it should have an estimate of, and has not: see `expect_stems`.
     """
 
     track: Track
@@ -58,6 +61,7 @@ class TrackOutcome:
     scores: TrackScores | None = None
     error: StemsplitError | None = None
     path: Path | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def score_dataset(
         if stem not in targets:
             raise UnknownNameError("stem", stem, targets, more=f"There are {', '.join(targets)}.")
     places.check(dataset, tracks, source)
-    run = _Run(source, options, places, on_event)
+    expected = expect_stems(source, tracks, options.stems)
+    run = _Run(source, options, places, on_event, expected)
     return run.carry_out(tracks, max(1, jobs))
 
 
@@ -147,6 +152,7 @@ class _Run:
     options: ScoreOptions
     places: Places
     on_event: OnEvent
+    expected: Sequence[str]
     stopped: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -188,14 +194,19 @@ class _Run:
         """Read a track and get its estimates; or say that it is done, or failed."""
         self.check()
         try:
-            fingerprint = self.take_fingerprint(track)
+            missing, strays = self.compare_stems(track)
+            fingerprint = self.take_fingerprint(track, missing, strays)
             path = self.places.find(track)
             earlier = self.find_proof(track, fingerprint)
             if earlier is not None:
-                return self.tell(TrackOutcome(track, "kept", earlier, path=path))
+                return self.tell(TrackOutcome(track, "kept", earlier, None, path, missing))
             self.tell_progress(TrackProgress(track, "read"))
             references = read_references(track)
             notes = list(references.notes)
+            if missing:
+                notes.append(f"no estimate of {', '.join(missing)}: {NOT_COMPARABLE}")
+            if strays:
+                notes.append(f"most tracks have no {', '.join(strays)}: {NOT_COMPARABLE}")
 
             def on_share(share: float) -> None:
                 self.check()
@@ -209,7 +220,7 @@ class _Run:
             raise
         except StemsplitError as error:
             return self.fail(track, error)
-        return _Prepared(track, fingerprint, references, estimates, notes)
+        return _Prepared(track, fingerprint, references, estimates, notes, missing)
 
     def find_proof(self, track: Track, fingerprint: str) -> TrackScores | None:
         """Return the scores of an earlier run, if they are what this one would come to."""
@@ -260,7 +271,7 @@ class _Run:
         path = self.places.find(track)
         if path is not None:
             write_scores(path, scores)
-        return self.tell(TrackOutcome(track, "scored", scores, path=path))
+        return self.tell(TrackOutcome(track, "scored", scores, None, path, prepared.missing))
 
     def fail(self, track: Track, error: StemsplitError) -> TrackOutcome:
         """Leave no scores of an earlier run where this one has none."""
@@ -269,8 +280,20 @@ class _Run:
             path.unlink(missing_ok=True)
         return self.tell(TrackOutcome(track, "failed", error=error))
 
-    def take_fingerprint(self, track: Track) -> str:
-        """Return what identifies all that decides a track's scores.
+    def compare_stems(self, track: Track) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the stems that a track lacks, and those that are scored of it alone.
+
+        Raises:
+            AudioError: It has none.
+        """
+        given = self.source.list_stems(track)
+        missing = tuple(stem for stem in self.expected if stem not in given)
+        if self.options.stems is not None:
+            return missing, ()
+        return missing, tuple(stem for stem in given if stem not in self.expected)
+
+    def take_fingerprint(self, track: Track, missing: Sequence[str], strays: Sequence[str]) -> str:
+        """Return what identifies all that decides a track's scores, and their notes.
 
         Raises:
             AudioError: A file is not there.
@@ -281,6 +304,7 @@ class _Run:
             "stems": {stem: stamp(file) for stem, file in track.stems.items()},
             "mixture": None if track.mixture is None else stamp(track.mixture),
             "estimates": self.source.identify(track),
+            **({"uneven": [missing, strays]} if missing or strays else {}),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
@@ -314,6 +338,7 @@ class _Prepared:
     references: References
     estimates: Mapping[str, Tensor]
     notes: list[str]
+    missing: tuple[str, ...]
 
 
 def _key(track: Track) -> str:

@@ -93,6 +93,30 @@ def test_quiet_says_nothing_but_errors(root: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.splitlines() == ["error: three: holds no sound file"]
 
 
+def test_a_track_that_lacks_an_estimate(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("three", "two")):
+        stems = make_stems(seed, TWO)
+        write_track(root / "data" / "test" / name, {**stems, "mixture": sum(stems.values())})
+        write_track(root / "out" / name, spoil(stems))
+    (root / "out" / "two" / "drums.wav").unlink()
+    assert main([*EVAL]) == 1
+    captured = capsys.readouterr()
+    assert "[3/3] two: note: no estimate of drums: SIR and SAR depend on it" in captured.err
+    assert "not scored: two: has no estimate of drums\n" in captured.err
+    assert "note: 1 of 3 tracks are scored without drums: SIR and SAR" in captured.out
+    summary = json.loads((root / "scores" / "summary.json").read_text())
+    assert summary["caveat"].startswith("1 of 3 tracks")
+    assert [track["missing"] for track in summary["tracks"]] == [[], [], ["drums"]]
+    assert "two: has no estimate of drums" in (root / "scores" / "report.html").read_text()
+    assert main([*EVAL, "--quiet"]) == 1
+    assert capsys.readouterr().err == "error: two: has no estimate of drums\n"
+    assert main([*EVAL, "--json"]) == 1
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1]["problems"] == ["two: has no estimate of drums"]
+    missing = {event["track"]: event["missing"] for event in events if "missing" in event}
+    assert missing == {"one": [], "three": [], "two": ["drums"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [
