@@ -116,8 +116,9 @@ def train(request: Request, on_event: OnEvent = ignore) -> None:
         CancelledError: SIGINT or SIGTERM came; the run can be resumed.
     """
     require_extra()
-    from stemsplit.training.processes import find_rank
+    from stemsplit.training.processes import end_with_launcher, find_rank
 
+    end_with_launcher()
     rank = find_rank()
     run = RunFolder(request.run)
     if rank == 0 and not request.resumes:
@@ -130,6 +131,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
     from stemsplit.training.loop import Loop
     from stemsplit.training.module import StemTraining
     from stemsplit.training.preparation import describe_origin
+    from stemsplit.training.processes import as_launcher
     from stemsplit.training.stopping import Stopping
     from stemsplit.training.stream import BatchStream, Position
     from stemsplit.training.trainer import make_trainer
@@ -171,7 +173,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
         )
     )
     try:
-        with stopping, _about(run):
+        with stopping, _about(run), as_launcher():
             trainer.fit(module, stream)
     finally:
         loader.close()

@@ -5,13 +5,21 @@ One process alone needs none of this: every function here is then free.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+LAUNCHER = "STEMSPLIT_LAUNCHER"
+"""The variable by which a process tells those that it launches its number."""
+
+WATCH_EVERY_S = 0.5
 
 
 def is_together() -> bool:
@@ -70,3 +78,30 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> tuple[int, int] 
     if tasks.isdecimal() and nodes.isdecimal():
         return int(tasks), int(nodes)
     return None
+
+
+@contextlib.contextmanager
+def as_launcher() -> Iterator[None]:
+    """Tell the processes that are launched meanwhile whose end is theirs."""
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        yield
+    finally:
+        os.environ.pop(LAUNCHER, None)
+
+
+def end_with_launcher() -> None:
+    """End this process when the one that launched it has gone, in whatever way.
+
+    One that was killed cannot say so, and this one may wait for it where it hears no signal.
+    """
+    launcher = os.environ.get(LAUNCHER, str(os.getpid()))
+    if launcher == str(os.getpid()):
+        return
+
+    def watch() -> None:
+        while str(os.getppid()) == launcher:
+            time.sleep(WATCH_EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
