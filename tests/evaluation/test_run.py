@@ -29,7 +29,7 @@ from stemsplit.evaluation import (
     score_dataset,
     usdr,
 )
-from stemsplit.evaluation.estimates import EstimateSource, Share
+from stemsplit.evaluation.estimates import EstimateSource, Share, expect_stems
 from stemsplit.evaluation.references import References, read_references
 from stemsplit.evaluation.results import write_scores
 from stemsplit.separation.separator import Separator
@@ -188,37 +188,33 @@ THREE = ("drums", "bass", "vocals")
 
 @pytest.fixture
 def partial(tmp_path: Path) -> Path:
-    """A data set of three stems and tracks; the first's estimates lack two."""
+    """A data set of three stems and tracks; the first one's estimates lack two."""
     for seed, name in enumerate(("one", "two", "zoo")):
         stems = make_stems(seed, THREE)
         write_track(tmp_path / "data" / "test" / name, {**stems, "mixture": sum(stems.values())})
         write_track(tmp_path / "estimates" / name, spoil(stems))
-    for stem in ("drums", "bass"):
-        (tmp_path / "estimates" / "one" / f"{stem}.wav").unlink()
+    take_estimates(tmp_path, "one")
     return tmp_path
 
 
-def score_partial(root: Path, *stems: str) -> list[TrackOutcome]:
-    dataset, source = open_both(root, THREE)
-    options = ScoreOptions(stems=stems or None)
-    return score_dataset(dataset, source, options=options, places=Places(root / "scores"))
+def take_estimates(root: Path, name: str) -> None:
+    for stem in ("drums", "bass"):
+        (root / "estimates" / name / f"{stem}.wav").unlink()
 
 
 def test_stems_that_a_track_lacks_are_told(partial: Path) -> None:
+    options = ScoreOptions(window_s=2)
+    dataset, source = open_both(partial, THREE)
     for status in ("scored", "kept"):
-        outcomes = score_partial(partial)
+        places = Places(partial / "scores")
+        outcomes = score_dataset(dataset, source, options=options, places=places)
         assert list_statuses(outcomes) == [status] * 3
         assert [one.missing for one in outcomes] == [("drums", "bass"), (), ()]
         notes = [one.scores.notes for one in outcomes if one.scores]
         assert [len(told) for told in notes] == [1, 0, 0]
         assert notes[0][0].startswith("no estimate of drums, bass: SIR and SAR depend on it")
-    # One of two is no reason to think that the other has too many.
-    (partial / "estimates" / "two").rename(partial / "elsewhere")
-    assert [one.missing for one in score_partial(partial)] == [("drums", "bass"), (), ()]
-    for stem in ("drums", "bass"):
-        (partial / "estimates" / "zoo" / f"{stem}.wav").unlink()
-    (partial / "elsewhere").rename(partial / "estimates" / "two")
-    outcomes = score_partial(partial)
+    take_estimates(partial, "zoo")
+    outcomes = score_dataset(dataset, source, options=options, places=places)
     assert list_statuses(outcomes) == ["scored"] * 3, "what is told of a track is told anew"
     assert [one.missing for one in outcomes] == [()] * 3
     notes = [one.scores.notes for one in outcomes if one.scores]
@@ -226,13 +222,23 @@ def test_stems_that_a_track_lacks_are_told(partial: Path) -> None:
     assert notes[1][0].startswith("most tracks have no drums, bass: ")
 
 
-def test_stems_that_are_asked_for_are_expected(partial: Path) -> None:
-    assert [one.missing for one in score_partial(partial, "vocals", "accompaniment")] == [()] * 3
-    lacking = [one.missing for one in score_partial(partial, "vocals", "bass")]
-    assert lacking == [("bass",), (), ()]
-    for name in ("two", "zoo"):
-        (partial / "estimates" / name / "bass.wav").unlink()
-    assert [one.missing for one in score_partial(partial, "vocals", "bass")] == [("bass",)] * 3
+def test_stems_that_most_tracks_have_or_that_are_asked_for_are_expected(partial: Path) -> None:
+    dataset, source = open_both(partial, THREE)
+
+    def expect(*wanted: str) -> set[str]:
+        return set(expect_stems(source, dataset.tracks, wanted or None))
+
+    assert expect() == set(THREE)
+    assert expect("vocals", "accompaniment") == {"vocals"}, "the mixture less the vocals"
+    (partial / "estimates" / "two").rename(partial / "elsewhere")
+    assert expect() == set(THREE), "one of two is no reason to think that the other has too many"
+    take_estimates(partial, "zoo")
+    assert expect() == {"vocals"}
+    assert expect("vocals", "bass") == {"vocals", "bass"}
+    for name in ("one", "zoo"):
+        folder = partial / "estimates" / name
+        (folder / "vocals.wav").rename(folder / "accompaniment.wav")
+    assert expect("accompaniment") == {"accompaniment"}
 
 
 def test_a_model_separates_and_keeps_nothing_unless_asked(root: Path) -> None:
