@@ -24,7 +24,7 @@ print("ready", flush=True)
 threading.Event().wait(60)
 print("outlived", flush=True)
 """
-LAUNCHER = """
+PARENT = """
 import subprocess, sys, threading
 from stemsplit.training.processes import as_launcher
 with as_launcher():
@@ -36,7 +36,7 @@ with as_launcher():
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a dead parent's number")
 def test_who_is_launched_ends_with_its_launcher() -> None:
     launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, CHILD],
+        [sys.executable, "-c", PARENT, CHILD],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
