@@ -255,7 +255,7 @@ def _begin(
 ) -> Request:
     from stemsplit.datasets.splits import parse_validation
     from stemsplit.training.engine import Machines, Request, shorten
-    from stemsplit.training.recipe_files import load_recipe
+    from stemsplit.training.recipe_files import list_stem_tables, load_recipe
 
     assert isinstance(machines, Machines)
     if (arch is None) == (file is None):
@@ -282,6 +282,7 @@ def _begin(
         begins_from=begins_from,
         machines=machines,
         offline=offline,
+        stem_tables=list_stem_tables(source),
     )
 
 

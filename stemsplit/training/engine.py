@@ -6,12 +6,12 @@ import contextlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemsplit.errors import OutputError, UsageError
+from stemsplit.errors import OutputError, UsageError, nearest
 from stemsplit.training.events import Began, Noted, OnEvent, ignore
 from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.run_folder import RunFolder
@@ -55,6 +55,7 @@ class Request:
         begins_from: A model whose weights are the first: a name or a path.
         machines: Where.
         offline: Download nothing.
+        stem_tables: Stems for which the recipe has values of their own.
     """
 
     run: Path
@@ -65,6 +66,7 @@ class Request:
     begins_from: str | None = None
     machines: Machines = field(default_factory=Machines)
     offline: bool = False
+    stem_tables: tuple[str, ...] = ()
 
 
 def require_extra() -> None:
@@ -221,6 +223,7 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
     recipe = resolve_stems(request.recipe, dataset)
     if state is not None:
         check_changes(recipe, run.read_recipe())
+    _note_unknown_stems(request.stem_tables, (*dataset.stems, *recipe.model.stems), on_event)
     torch.manual_seed(recipe.training.seed)
     begins_from: str | None = origin.get("from", request.begins_from)
     # With a checkpoint, what the run began with does not matter any more.
@@ -235,6 +238,20 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
     return _Ready(
         recipe, dataset, index, model, loss, loader, excerpt, processes, state, begins_from
     )
+
+
+USUAL_STEMS = ("vocals", "drums", "bass", "other", "piano", "guitar", "accompaniment")
+
+
+def _note_unknown_stems(named: Sequence[str], stems: Sequence[str], on_event: OnEvent) -> None:
+    """Tell of a recipe's values for stems that are neither usual nor this data set's."""
+    known = sorted({*USUAL_STEMS, *stems})
+    for stem in named:
+        if stem not in known and not stem.startswith("no_"):
+            near = nearest(stem, known, 1)
+            meant = f"; is it {near[0]}?" if near else ""
+            text = f"the recipe has values for a stem {stem!r}, and this data has none such"
+            on_event(Noted(text + meant))
 
 
 @contextlib.contextmanager

@@ -154,7 +154,7 @@ class ValidationConfig:
     Attributes:
         every: Epochs between two validations.
         monitor: What decides which epoch is best: the "loss" on excerpts, or "usdr", the mean over
-            stems of the median of whole tracks.
+            stems and whole tracks.
         terms: The loss's, where they differ from those of training.
         excerpts: Of each track, evenly spread; 0 for all that fit side by side.
         tracks: How many are separated whole, by the separator that people use, and scored; 0 for
@@ -311,6 +311,11 @@ def _check_ranges(recipe: RecipeConfig) -> None:
     if not recipe.training.ema_decay < 1:
         raise UsageError(
             f"training.ema_decay is {recipe.training.ema_decay}", help="give 0 to below 1."
+        )
+    if recipe.validation.monitor == "usdr" and not recipe.validation.tracks:
+        raise UsageError(
+            "validation.tracks is 0, and validation.monitor is usdr: no epoch would be the best",
+            help="set validation.tracks to -1 for all, or validation.monitor to loss.",
         )
     if len(recipe.optimiser.betas) != 2:
         raise UsageError(

@@ -13,7 +13,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def load_recipe(
     path = source if isinstance(source, Path) else _find_shipped(source)
     values = _read(path, ())
     per_stem = values.pop("stem", {})
+    _check_stem_tables(per_stem)
     if stems:
         _merge(values, {"model": {"stems": list(stems)}})
     learned = values.get("model", {}).get("stems", [])
@@ -62,6 +63,17 @@ def load_recipe(
         if isinstance(error, UnknownNameError):
             raise
         raise UsageError(f"recipe {path.stem}: {error.message}", help=error.help) from error
+
+
+def list_stem_tables(source: str | Path) -> tuple[str, ...]:
+    """Return the stems for which a recipe has values of their own.
+
+    Raises:
+        UnknownNameError: There is no such recipe.
+        UsageError: A file that cannot be read.
+    """
+    path = source if isinstance(source, Path) else _find_shipped(source)
+    return tuple(_read(path, ()).get("stem", {}))
 
 
 def write_recipe(recipe: RecipeConfig, path: Path) -> None:
@@ -112,6 +124,30 @@ def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> None:
             _merge(base[key], value)
         else:
             base[key] = copy.deepcopy(value)
+
+
+def _check_stem_tables(per_stem: Any) -> None:
+    """Refuse keys that no recipe has, whichever stems are learned now."""
+    if not isinstance(per_stem, Mapping):
+        raise UsageError(f"stem is {per_stem!r}", help="write a table: [stem.bass.optimiser]")
+    for stem, values in per_stem.items():
+        if not isinstance(values, Mapping):
+            raise UsageError(
+                f"stem.{stem} is {values!r}", help=f"write a table: [stem.{stem}.optimiser]"
+            )
+        for dotted in _list_dotted(values):
+            if dotted not in list_keys():
+                known = [f"stem.{stem}.{key}" for key in list_keys()]
+                raise UnknownNameError("recipe key", f"stem.{stem}.{dotted}", known)
+
+
+def _list_dotted(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table's keys with their sections; what is below those is the network's."""
+    for section, inner in values.items():
+        if isinstance(inner, Mapping):
+            yield from (f"{section}.{key}" for key in inner)
+        else:
+            yield section
 
 
 def _override(values: dict[str, Any], setting: str) -> None:

@@ -302,6 +302,15 @@ def test_the_fast_mode_goes_through_everything(songs: Path, tmp_path: Path) -> N
     assert len([event for event in told if isinstance(event, Stepped)]) == 3
 
 
+def test_values_for_a_stem_that_there_is_none_of_are_told(songs: Path, tmp_path: Path) -> None:
+    recipe = make_recipe("open-unmix", training=ONE_STEP)
+    named = ("drms", "vocals", "piano", "no_drums")
+    told = learn(tmp_path / "run", recipe, songs, stem_tables=named)
+    (note,) = [event.text for event in told if isinstance(event, Noted)]
+    assert "'drms'" in note
+    assert "drums" in note
+
+
 def test_mono_files_are_heard_on_both_channels(songs: Path, tmp_path: Path) -> None:
     for path in songs.rglob("*.wav"):
         samples, rate = soundfile.read(path)

@@ -11,7 +11,7 @@ from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.models.base import build_config
 from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
 from stemsplit.training.recipe import build_recipe, list_keys
-from stemsplit.training.recipe_files import load_recipe, parse_value, write_recipe
+from stemsplit.training.recipe_files import list_stem_tables, load_recipe, parse_value, write_recipe
 
 
 def test_a_file_is_read_on_top_of_what_it_extends(tmp_path: Path) -> None:
@@ -125,6 +125,43 @@ def test_a_value_that_cannot_be_is_refused(setting: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         load_recipe("umx", settings=[setting])
     assert message in refused.value.message
+
+
+def test_scores_cannot_decide_where_no_track_is_scored() -> None:
+    settings = ["validation.monitor=usdr", "validation.tracks=0"]
+    with pytest.raises(UsageError, match=r"validation\.tracks is 0"):
+        load_recipe("umx", settings=settings)
+    assert load_recipe("umx", settings=settings[:1]).validation.monitor == "usdr"
+    assert load_recipe("umx", settings=settings[1:]).validation.tracks == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "told", "near"),
+    [
+        ("[stem.bas.optimizer]\nlr = 1", "'stem.bas.optimizer.lr'", "stem.bas.optimiser.lr"),
+        ("[stem.bass.optimiser]\nrate = 1", "'stem.bass.optimiser.rate'", "stem.bass."),
+        ("[stem.bass.model]\nconfigs = 1", "'stem.bass.model.configs'", "stem.bass.model.config"),
+        ("[stem.bass]\noptimiser = 1", "'stem.bass.optimiser'", "stem.bass.optimiser."),
+        ("[stem]\nbass = 1", "stem.bass is 1", "[stem.bass.optimiser]"),
+    ],
+)
+def test_a_stem_s_values_are_checked_whatever_is_learned(
+    table: str, told: str, near: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(f'extends = "bsrnn"\n{table}\n')
+    for stems in (["drums"], ["bass"], ["drums", "bass"]):
+        with pytest.raises(UsageError) as refused:
+            load_recipe(path, stems)
+        assert told in refused.value.message
+        assert near in refused.value.help
+
+
+def test_the_stems_that_have_values_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "umx"\n[stem.bas.model.config]\nlayers = 2\n')
+    assert list_stem_tables(path) == ("bas",)
+    assert list_stem_tables("umx") == ()
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
