@@ -214,7 +214,9 @@ def _prepare(request: Request, run: RunFolder, on_event: OnEvent) -> _Ready:
     )
     from stemsplit.training.restoring import check_changes
 
-    state = load_checkpoint(run.last) if request.resumes and run.last.is_file() else None
+    # Without any it begins anew; with others, the last one is only missing.
+    has_state = request.resumes and any(run.checkpoints.glob("*.ckpt"))
+    state = load_checkpoint(run.last) if has_state else None
     processes = Processes.find(request.machines)
     origin = run.read_origin() if request.resumes else {}
     dataset, index = open_data(

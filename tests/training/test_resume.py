@@ -283,6 +283,10 @@ def test_a_whole_checkpoint_beside_a_damaged_one_is_named(
     with pytest.raises(CheckpointError) as refused:
         resume(folder)
     assert f"copy {kept[0]} over it" in refused.value.help
+    last.unlink()
+    with pytest.raises(CheckpointError, match="No such file") as refused:
+        resume(folder)
+    assert f"copy {kept[0]} over it" in refused.value.help
     shutil.copy(kept[0], last)
     resume(folder)
     check_same(folder, undisturbed)
