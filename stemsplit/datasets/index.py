@@ -80,7 +80,8 @@ class TrackIndex:
     activity: Mapping[str, tuple[Window, ...]]
 
 
-@dataclass(frozen=True)
+# Compared by identity: arrays have no single answer.
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Mean and deviation of the training mixtures' magnitudes, by frequency.
 

@@ -344,6 +344,19 @@ def test_statistics_are_stored_and_kept_while_they_fit(own: Path, tmp_path: Path
     assert [one.n_fft for one in open_index(open_dataset(out)).statistics] == [64]
 
 
+def test_statistics_follow_the_training_tracks(own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = replace(WAV, statistics=((64, 16),))
+    Calls().run(own, out, options)
+    (before,) = open_index(open_dataset(out)).statistics
+    for name in FILES:
+        write(own / "A" / f"{name}.flac", 9 * RATE)
+    Calls().run(own, out, options)
+    (after,) = open_index(open_dataset(out)).statistics
+    assert after.fingerprint != before.fingerprint
+    assert not np.allclose(after.mean, before.mean)
+
+
 def test_different_rates_of_tracks_are_told(own: Path, tmp_path: Path) -> None:
     for stem in FILES:
         write(own / "A" / f"{stem}.flac", 400, rate=16000)
