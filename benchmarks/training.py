@@ -98,7 +98,7 @@ SMALL: Mapping[str, tuple[int, Sequence[str]]] = {
     "unet-tdf": (300, UNET),
     "unet-tdc": (500, UNET),
     "unet-tdc-rnn": (300, UNET),
-    "unet-tfc-tdf": (300, UNET),
+    "unet-tfc-tdf": (800, UNET),
     "unet-tfc-tdf-magnitude": (300, UNET),
     "unet-tfc-tdf-complex-mask": (300, UNET),
     "cunet-film": (300, CONDITIONED),
