@@ -116,9 +116,11 @@ def list_models(
 
 
 def show_info(name: Name, registry: Registries = None, as_json: AsJson = False) -> int:
-    """Tell all that is known of a model: source, licence, files, scores."""
+    """Tell all that is known of a model by its name or path: source, licence, files, scores."""
+    from stemsplit.weights.own_models import find_entry
+
     known, store = _open(registry)
-    entry = known.get(name)
+    entry = find_entry(name, known)
     if as_json:
         _print_json(_describe(entry, known, store))
         return 0

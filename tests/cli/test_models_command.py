@@ -133,6 +133,31 @@ def test_info_tells_where_it_comes_from_and_how_that_is_known(
     assert json.loads(ask(capsys, "info", "both", "--json"))["architecture"] is None
 
 
+def test_info_of_a_folder_of_ones_own(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(WEIGHTS)
+    (folder / "models.toml").write_text("""
+default = "own"
+[models.own]
+description = "what I trained"
+architecture = "spleeter"
+stems = ["vocals", "kazoo"]
+licence = "CC0"
+source_page = "not stated"
+[[models.own.files]]
+source = "./weights.bin"
+format = "torch-pickle"
+""")
+    said = ask(capsys, "info", str(folder))
+    assert said.startswith("own\n  what I trained\n")
+    assert str(folder / "weights.bin") in said
+    assert main(["models", "info", str(tmp_path / "nothing")]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
+
+
 def test_import_verify_path_and_remove(more: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(capsys, "verify") == "no model is in the cache\n"
     said = ask(capsys, "import", "pinned", str(more))
