@@ -35,11 +35,12 @@ def _plot(rows: Rows, lines: Mapping[str, str], label: str, path: Path, *, is_lo
     # Figures of their own, without pyplot: nothing of the process's matplotlib is changed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES))
     FigureCanvasAgg(figure)
     # Margins by hand: having them computed takes longer than all the rest.
-    axes = figure.add_axes((0.12, 0.13, 0.85, 0.83))
+    axes = figure.add_axes((0.16, 0.13, 0.81, 0.83))
     drawn = []
     for key, name in lines.items():
         points = [(row["epoch"], row[key]) for row in rows if key in row]
@@ -50,6 +51,7 @@ def _plot(rows: Rows, lines: Mapping[str, str], label: str, path: Path, *, is_lo
             )
     if is_log and drawn and min(drawn) > 0:
         axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
