@@ -211,11 +211,11 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
     if not seen.audio:
         _refuse_silent(path, seen)
     global_tags, stream_tags = parse_metadata(metadata)
+    # The last streams may have no section; they have no tags.
+    every_tags = (stream_tags + [{}] * len(seen.audio))[: len(seen.audio)]
     streams = tuple(
         _parse_stream(index, match, tags)
-        for index, (match, tags) in enumerate(
-            zip(seen.audio, stream_tags + [{}] * len(seen.audio), strict=False)  # longer on purpose
-        )
+        for index, (match, tags) in enumerate(zip(seen.audio, every_tags, strict=True))
     )
     if not any(stream.sample_rate for stream in streams):
         _refuse_unreadable(path, described)

@@ -50,7 +50,7 @@ def draw_boxes(scores: Sequence[TrackScores], stems: Sequence[StemSummary], titl
     figure = Figure(figsize=(columns * width, rows * 2.9 + 0.5), dpi=140, layout="constrained")
     figure.suptitle(_plain(title), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, measure in zip(axes, measures, strict=False):
+    for panel, measure in zip(axes[: len(measures)], measures, strict=True):
         _draw_panel(panel, measure, scores, [stem.stem for stem in stems])
     for panel in axes[len(measures) :]:
         panel.set_visible(False)

@@ -1,3 +1,8 @@
+"""`prepare`: whole tracks or none, reruns that do what is missing, nothing lost on the way.
+
+One file: all of it is asked of the same two small tracks, by the same helper.
+"""
+
 from __future__ import annotations
 
 import json

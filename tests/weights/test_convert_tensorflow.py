@@ -1,4 +1,7 @@
-"""TensorFlow checkpoints made here by hand, from the format's description, whole and damaged."""
+"""TensorFlow checkpoints made here by hand, from the format's description, whole and damaged.
+
+One file, for damage is done to what the rest of it has written.
+"""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def record_unet(checkout: Path, folder: Path) -> Arrays:
         module = importlib.import_module(f"source_separation.models.{name}_net")
         settings = {**unet.COMMON, **unet.CASES[name]}
         model = getattr(module, f"{name.upper()}_NET_Framework")(**settings)
-        saved = torch.load(folder / f"unet_{name}.ckpt", weights_only=False)
+        path = folder / f"unet_{name}.ckpt"
+        saved = torch.load(path, weights_only=False)  # made by unet.py; holds AttributeDict
         model.load_state_dict(saved["state_dict"])
         model.stft.freeze()
         still(model)
@@ -116,7 +117,8 @@ def record_lasaft(checkout: Path, folder: Path) -> Arrays:
         spelled = "_".join(lasaft.SPELLED.get(part, part.upper()) for part in name.split("_"))
         settings = {**lasaft.COMMON, **lasaft.CASES[name]}
         model = getattr(module, f"DCUN_TFC_{spelled}_Framework")(**settings)
-        saved = torch.load(folder / f"lasaft_{name}.ckpt", weights_only=False)
+        path = folder / f"lasaft_{name}.ckpt"
+        saved = torch.load(path, weights_only=False)  # made by lasaft.py; holds loss objects
         model.load_state_dict(saved["state_dict"])
         still(model)
         measure = losses.get_conditional_loss("spec_mse", None, None)
