@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from stemsplit.audio.readable import open_readable
+
 _PAGE: Final = b"OggS\0"
 _FLAGS: Final = 5
 _LAST: Final = 4
@@ -17,8 +19,12 @@ _MOST_PAGE_BYTES: Final = 27 + 255 + 255 * 255
 
 
 def lacks_end(path: Path) -> bool:
-    """Say whether a file ends in the middle of a page, or on one that others should follow."""
-    with path.open("rb") as file:
+    """Say whether a file ends in the middle of a page, or on one that others should follow.
+
+    Raises:
+        DecodeError: The file is gone or cannot be read.
+    """
+    with open_readable(path) as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 2 * _MOST_PAGE_BYTES))
         tail = file.read()

@@ -6,11 +6,8 @@ run's ffmetadata output, in which every character is escaped.
 
 from __future__ import annotations
 
-import codecs
 import functools
-import os
 import re
-import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,14 +23,11 @@ from stemsplit.audio.ffmpeg import (
     quiet_environment,
 )
 from stemsplit.audio.metadata import parse_metadata
+from stemsplit.audio.readable import check_readable, refuse_playlist
 from stemsplit.audio.wav import read_announced_s
 from stemsplit.errors import DecodeError, FFmpegMissingError
 
 _PATIENCE_S: Final = 120.0
-_SNIFFED_BYTES: Final = 4096
-_TEXT_CONTROLS: Final = frozenset(b"\t\n\r\f\x1b")
-
-_PLAYLIST_STARTS: Final = (b"#EXTM3U", b"ffconcat version", b"[playlist]", b"[Reference]")
 _PLAYLIST_CONTAINERS: Final = frozenset(
     ("hls", "applehttp", "concat", "concatf", "dash", "imf", "sdp", "rtsp", "rtp")
 )
@@ -133,73 +127,6 @@ def probe(path: Path) -> AudioInfo:
     return _probe(path, identity, find_ffmpeg())
 
 
-def check_readable(path: Path) -> os.stat_result:
-    """Return the status of a regular file that can be opened and has something in it.
-
-    Raises:
-        DecodeError: It is not such a file, or is text.
-    """
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise DecodeError(
-                f"{str(path)!r} is a folder", help="give the files in it, as in 'folder/*.flac'."
-            )
-        if not stat.S_ISREG(status.st_mode):
-            raise DecodeError(
-                f"{str(path)!r} is not a regular file",
-                help="save it as a file first, or pipe it in and give '-' as the name.",
-            )
-        with path.open("rb") as file:
-            start = file.read(_SNIFFED_BYTES)
-    except FileNotFoundError as error:
-        raise DecodeError(
-            f"there is no file {str(path)!r}", help="check the spelling and the folder."
-        ) from error
-    except PermissionError as error:
-        raise DecodeError(
-            f"{str(path)!r} cannot be read: permission denied",
-            help="give yourself the right to read it, as with chmod.",
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DecodeError(
-            f"{str(path)!r} cannot be read: {reason}", help="check the name and the disk."
-        ) from error
-    if not start:
-        raise DecodeError(
-            f"{str(path)!r} is empty: it has 0 bytes", help="get the file again from where it was."
-        )
-    _refuse_text(path, start)
-    return status
-
-
-def _refuse_text(path: Path, start: bytes) -> None:
-    stripped = start.removeprefix(codecs.BOM_UTF8).lstrip()
-    if stripped.startswith(_PLAYLIST_STARTS) or b"<MPD" in start:
-        _refuse_playlist(path)
-    if is_text(start):
-        raise DecodeError(f"{str(path)!r} is text, not audio", help="give a sound or video file.")
-
-
-def _refuse_playlist(path: Path) -> NoReturn:
-    raise DecodeError(
-        f"{str(path)!r} is a playlist, not audio",
-        help="give the sound files that it lists; nothing that it names was opened.",
-    )
-
-
-def is_text(start: bytes) -> bool:
-    """Say whether the beginning of a file is UTF-8 without control characters."""
-    if any(byte < 32 and byte not in _TEXT_CONTROLS for byte in start):
-        return False
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 @functools.lru_cache(maxsize=128)
 def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
     described, metadata = _ask(path, program)
@@ -207,7 +134,7 @@ def _probe(path: Path, identity: tuple[int, ...], program: Path) -> AudioInfo:
     if seen.container is None:
         _refuse_unreadable(path, described)
     if _PLAYLIST_CONTAINERS.intersection(seen.container.split(",")):
-        _refuse_playlist(path)
+        refuse_playlist(path)
     if not seen.audio:
         _refuse_silent(path, seen)
     global_tags, stream_tags = parse_metadata(metadata)

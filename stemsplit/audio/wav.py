@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stemsplit.audio.readable import open_readable
+
 PCM: Final = 1
 FLOAT: Final = 3
 _EXTENSIBLE: Final = 0xFFFE
@@ -104,8 +106,11 @@ def read_announced_s(path: Path) -> float | None:
 
     Returns:
         Seconds; None for anything but a RIFF/WAVE file that knows its length.
+
+    Raises:
+        DecodeError: The file is gone or cannot be read.
     """
-    with path.open("rb") as file:
+    with open_readable(path) as file:
         header = parse_header(file.read)
     if header is None or header.data_bytes is None:
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stemsplit.audio.part_file import explain_os_error
-from stemsplit.audio.probe import check_readable
+from stemsplit.audio.readable import check_readable
 from stemsplit.datasets.activity import ActivityParameters
 from stemsplit.datasets.claim import claim, refuse_sources
 from stemsplit.datasets.decoding import Decoding, TrackDecoder

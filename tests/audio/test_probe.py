@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from sounds import encode, make_music, run_ffmpeg
 
 from stemsplit.audio import StreamInfo, probe
 from stemsplit.audio.ffmpeg import LOCAL_ONLY, find_ffmpeg
-from stemsplit.audio.probe import count_channels, is_text
+from stemsplit.audio.probe import count_channels
+from stemsplit.audio.readable import is_text
 from stemsplit.errors import DecodeError
 
 MUSIC = make_music(44100)
@@ -255,6 +257,22 @@ def test_permission_denied_is_told(
 
     monkeypatch.setattr(Path, "open", deny)
     assert "permission denied" in refuse(wav).message
+
+
+def test_a_file_that_goes_while_it_is_looked_at(
+    wav: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "song.wav"
+    path.write_bytes(wav.read_bytes())
+    answered = subprocess.run
+
+    def answer_and_delete(*args: Any, **kwargs: Any) -> Any:
+        done = answered(*args, **kwargs)
+        path.unlink()
+        return done
+
+    monkeypatch.setattr(subprocess, "run", answer_and_delete)
+    assert "there is no file" in refuse(path).message
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.flac", "a.m4a", "a.ogg", "a.bin"])

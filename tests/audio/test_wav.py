@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stemsplit.audio import decode_blocks, probe
 from stemsplit.audio.wav import FLOAT, PCM, build_header, parse_header, read_announced_s
+from stemsplit.errors import DecodeError
 
 
 def build(**changes: object) -> bytes:
@@ -144,3 +145,8 @@ def test_the_announced_length_survives_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(build(samples=44100))
     assert read_announced_s(path) == 1.0
+
+
+def test_a_file_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DecodeError, match="there is no file"):
+        read_announced_s(tmp_path / "gone.wav")
