@@ -92,7 +92,7 @@ CONDITIONED = (*UNET, "training.batch=2")
 SPLEETER = ("model.config.segment_frames=64", "model.config.widths=[8, 16, 32, 48, 64, 96]")
 SMALL: Mapping[str, tuple[int, Sequence[str]]] = {
     "umx": (500, (*UMX, "model.config.hidden_size=128")),
-    "x-umx": (300, (*UMX, "model.config.hidden_size=96")),
+    "x-umx": (1000, (*UMX, "model.config.hidden_size=96")),
     "d3net": (300, D3NET),
     "unet-tfc": (300, UNET),
     "unet-tdf": (300, UNET),
