@@ -10,7 +10,9 @@
     │   │   └── EmptyAudioError      audio with no samples in it
     │   └── EncodeError              ffmpeg refused what it was to write
     ├── OutputError                  a place that cannot be written to
-    │   └── DiskFullError
+    │   ├── DiskFullError
+    │   └── InUseError               another process is writing there
+    ├── StorageError                 object storage that refuses, or does not answer
     ├── WeightsError
     │   ├── DownloadError
     │   │   ├── OfflineError         a download is needed and downloads are switched off
@@ -49,11 +51,13 @@ __all__ = [
     "FFmpegMissingError",
     "HashMismatchError",
     "HttpStatusError",
+    "InUseError",
     "NetworkError",
     "OfflineError",
     "OutputError",
     "RegistryError",
     "StemsplitError",
+    "StorageError",
     "TrainingError",
     "TruncatedError",
     "UnknownNameError",
@@ -145,6 +149,14 @@ class OutputError(StemsplitError):
 
 class DiskFullError(OutputError):
     """No space is left where the output goes."""
+
+
+class InUseError(OutputError):
+    """Another process is writing in the same place just now."""
+
+
+class StorageError(StemsplitError):
+    """Object storage did not do what it was asked to; another time it may."""
 
 
 class WeightsError(StemsplitError):

@@ -332,7 +332,7 @@ def _call_by_name(job: Job, sentence: str) -> str:
         return sentence
     path = str(source.path)
     for written in (repr(path), f"file:{path}", path):
-        sentence = sentence.replace(written, source.name)
+        sentence = sentence.replace(written, source.title)
     return sentence
 
 
@@ -344,7 +344,7 @@ def _skip(job: Job) -> Result:
 
 def _record_source(job: Job) -> SourceRecord:
     source = job.source
-    return record_source(source.path, source.name, is_temporary=source.is_temporary)
+    return record_source(source.path, source.name, place=source.place, version=source.version)
 
 
 def _fingerprint(job: Job) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -32,20 +32,26 @@ class SourceRecord:
     """The file that was separated.
 
     Attributes:
-        path: Where it was, absolute; None for standard input.
+        path: Where it was, absolute, or its URL; None for standard input.
         name: Of the file, or "stdin".
         bytes: Its size.
-        sha256: Of all its bytes.
+        sha256: Of all its bytes; empty where they have not been read.
+        version: What object storage calls these very bytes: another name, other bytes.
     """
 
     path: str | None
     name: str
     bytes: int
     sha256: str
+    version: str | None = None
 
     def is_same_song(self, other: SourceRecord) -> bool:
-        """Say whether the bytes are the same, whatever the place and the name."""
-        return (self.bytes, self.sha256) == (other.bytes, other.sha256)
+        """Say whether the bytes are the same: whatever the place, or by their version at one."""
+        if self.bytes != other.bytes:
+            return False
+        if self.sha256 and other.sha256:
+            return self.sha256 == other.sha256
+        return self.version is not None and (self.path, self.version) == (other.path, other.version)
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,8 @@ RecordT = TypeVar("RecordT", SourceRecord, FileRecord, StemRecord, Manifest)
 
 
 def _build(kind: type[RecordT], data: dict[str, Any]) -> RecordT:
-    if set(data) != {field.name for field in fields(kind)}:
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    if not {name for name, is_needed in known.items() if is_needed} <= set(data) <= set(known):
         raise ValueError(f"not the fields of {kind.__name__}")
     return kind(**data)
 
@@ -238,28 +245,51 @@ def is_done(
         stem_mp4: The same for the file that holds all stems.
     """
     manifest = read_manifest(path)
-    if manifest is None or not manifest.source.is_same_song(source):
-        return False
-    written = {record.stem: record.file for record in manifest.stems}
-    mp4 = manifest.stem_mp4.file if manifest.stem_mp4 else None
-    if manifest.recipe != recipe or written != dict(files) or mp4 != stem_mp4:
+    if manifest is None or not is_about(manifest, source, recipe, files, stem_mp4):
         return False
     proven_ns = path.stat().st_mtime_ns
     return all(record.is_intact(path.parent, proven_ns) for record in manifest.files)
 
 
-def record_source(path: Path, name: str, *, is_temporary: bool = False) -> SourceRecord:
+def is_about(
+    manifest: Manifest,
+    source: SourceRecord,
+    recipe: Recipe,
+    files: Mapping[str, str],
+    stem_mp4: str | None = None,
+) -> bool:
+    """Say whether a manifest is of these outputs, without a look at them; see `is_done`."""
+    written = {record.stem: record.file for record in manifest.stems}
+    mp4 = manifest.stem_mp4.file if manifest.stem_mp4 else None
+    return (
+        manifest.source.is_same_song(source)
+        and manifest.recipe == recipe
+        and written == dict(files)
+        and mp4 == stem_mp4
+    )
+
+
+def record_source(
+    path: Path, name: str, *, place: str | None = None, version: str | None = None
+) -> SourceRecord:
     """Read a source once, to know it again.
+
+    Args:
+        path: The file.
+        name: What it is called.
+        place: What names it beyond this run; None where nothing does.
+        version: What object storage calls these bytes.
 
     Raises:
         DecodeError: It cannot be read.
     """
     try:
         return SourceRecord(
-            path=None if is_temporary else name_place(path),
+            path=place,
             name=_as_text(name),
             bytes=path.stat().st_size,
             sha256=hash_file(path),
+            version=version,
         )
     except OSError as error:
         raise DecodeError(

@@ -15,8 +15,8 @@ from stemsplit.errors import AudioError, UnknownNameError, UsageError
 from stemsplit.separation.manifest import (
     MANIFEST_NAME,
     PARTIAL_SUFFIX,
+    Manifest,
     hash_file,
-    name_place,
     read_manifest,
 )
 from stemsplit.separation.sources import Source, find_sources, refuse_overwriting
@@ -99,7 +99,7 @@ def plan_jobs(
     for source in find_sources(inputs):
         for job in _name_variants(source, template, model, options):
             keys = {_fold(path) for path in job.paths}
-            if taken.isdisjoint(keys) and _is_free(job):
+            if taken.isdisjoint(keys) and is_free(job, read_manifest(job.manifest)):
                 break
         if len(keys) < len(job.paths):
             raise UsageError(
@@ -137,13 +137,17 @@ def _name_variants(
         number += 1
 
 
-def _is_free(job: Job) -> bool:
-    """Say whether the place is empty or holds this song's own stems, perhaps out of date."""
-    manifest = read_manifest(job.manifest)
+def is_free(job: Job, manifest: Manifest | None) -> bool:
+    """Say whether the place is empty or holds this song's own stems, perhaps out of date.
+
+    Args:
+        job: What would be written.
+        manifest: What is there; None for nothing.
+    """
     if manifest is None:
         return True
     theirs, source = manifest.source, job.source
-    if not source.is_temporary and theirs.path == name_place(source.path):
+    if theirs.path is not None and theirs.path == source.place:
         return True
     try:
         same_size = source.path.stat().st_size == theirs.bytes

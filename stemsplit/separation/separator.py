@@ -7,6 +7,7 @@ Nothing here holds a song: what is kept is a chunk or two, whatever the length.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
@@ -89,6 +90,21 @@ class Separator:
             for member in model.members
             if not member.weights.keys().isdisjoint(wanted)
         ]
+
+    def for_part(self, start_s: float, duration_s: float | None) -> Separator:
+        """Return a separator of another part of songs; the networks are the same ones.
+
+        Args:
+            start_s: See `Options`.
+            duration_s: See `Options`.
+
+        Raises:
+            UsageError: Times that cannot be meant.
+        """
+        part = copy.copy(self)
+        part.options = replace(self.options, start_s=start_s, duration_s=duration_s)
+        check_numbers(part.options)
+        return part
 
     def stream(self, source: str | os.PathLike[str]) -> Iterator[Event]:
         """Separate a file, handing over stems as they are ready.

@@ -15,6 +15,7 @@ from stemsplit.separation.manifest import (
     PARTIAL_SUFFIX,
     STAGED_MANIFEST,
     list_outputs,
+    name_place,
 )
 
 _SUFFIXES = (
@@ -33,18 +34,32 @@ class Source:
         path: The file.
         name: What the outputs are called after: the file's name, or "stdin".
         folder: Where in a folder that was named it lies; kept below the output folder.
-        is_temporary: The path is of this run only (standard input, spooled): it names nothing.
+        is_temporary: The path is of this run only (spooled): it names nothing.
+        url: Where a spooled file came from; None for standard input.
+        version: What object storage calls the bytes of `url`.
     """
 
     path: Path
     name: str
     folder: PurePosixPath = field(default_factory=PurePosixPath)
     is_temporary: bool = False
+    url: str | None = None
+    version: str | None = None
 
     @property
     def track(self) -> str:
         """The name without its suffix."""
         return self.name if self.is_temporary else Path(self.name).stem
+
+    @property
+    def place(self) -> str | None:
+        """What names the song beyond this run, as `SourceRecord.path` does."""
+        return self.url if self.is_temporary else name_place(self.path)
+
+    @property
+    def title(self) -> str:
+        """What a person is told of a spooled song."""
+        return self.url or self.name
 
 
 def find_sources(inputs: Iterable[str | os.PathLike[str] | Source]) -> list[Source]:

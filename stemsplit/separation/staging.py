@@ -21,7 +21,7 @@ from types import TracebackType
 
 import filelock
 
-from stemsplit.errors import DiskFullError, OutputError
+from stemsplit.errors import DiskFullError, InUseError, OutputError
 from stemsplit.separation.manifest import (
     PARTIAL_SUFFIX,
     STAGED_MANIFEST,
@@ -112,7 +112,7 @@ class Staging:
         try:
             self._lock.acquire()
         except filelock.Timeout:
-            raise OutputError(
+            raise InUseError(
                 f"another process is writing {str(self._job.manifest.parent)!r}",
                 help="let it finish, or stop it, and run again.",
             ) from None

@@ -230,5 +230,24 @@ def test_a_source_that_cannot_be_read_is_said_so(tmp_path: Path):
 
 def test_standard_input_has_no_place(tmp_path: Path):
     (tmp_path / "x").write_bytes(b"song")
-    record = record_source(tmp_path / "x", "stdin", is_temporary=True)
+    record = record_source(tmp_path / "x", "stdin")
     assert record == SourceRecord(None, "stdin", 4, hash_file(tmp_path / "x"))
+
+
+def test_a_version_at_one_place_stands_for_bytes_that_were_not_read():
+    read = SourceRecord("s3://b/x.mp3", "x.mp3", 4, "12ab", "v1")
+    seen = SourceRecord("s3://b/x.mp3", "x.mp3", 4, "", "v1")
+    assert read.is_same_song(seen)
+    assert not read.is_same_song(replace(seen, version="v2"))
+    assert not read.is_same_song(replace(seen, version=None))
+    assert not read.is_same_song(replace(seen, path="s3://b/y.mp3"))
+    assert not read.is_same_song(replace(seen, bytes=5))
+    assert not read.is_same_song(replace(seen, sha256="34cd"))
+    assert not replace(read, version=None).is_same_song(replace(seen, version=None))
+
+
+def test_a_manifest_of_before_versions_still_proves(tmp_path: Path, done: Manifest):
+    fields = json.loads(done.to_json())
+    del fields["source"]["version"]
+    (tmp_path / "stemsplit.json").write_text(json.dumps(fields))
+    assert read_manifest(tmp_path / "stemsplit.json") == done
