@@ -66,10 +66,10 @@ def load_tool(name: str) -> Any:
     return tool
 
 
-# Each returns what one step is, given (recipe, batch, device, checkout).
+# Each returns what one step is, given (batch, device, checkout, seconds).
 
 
-def begin_ours(name: str, batch: int, device: str, _: str) -> Step:
+def begin_ours(name: str, batch: int, device: str, seconds: float) -> Step:
     torch = importlib.import_module("torch")
     preparation = importlib.import_module("stemsplit.training.preparation")
     loader = importlib.import_module("stemsplit.training.loader")
@@ -79,6 +79,8 @@ def begin_ours(name: str, batch: int, device: str, _: str) -> Step:
     model, recipe = preparation.build_network(recipe, None, offline=True)
     model = model.to(device).train()
     count = loader.count_excerpt(model, recipe.data, centred=recipe.loss.centred)
+    if recipe.data.excerpt_s:
+        count = round(seconds * model.sample_rate)
     measure = losses.build_loss(recipe.loss)
     stems = torch.from_numpy(compose(batch, len(RECIPES[name]), count)).to(device)
     return of_torch(model, lambda: measure(model, stems.sum(1), stems), device)
@@ -99,7 +101,7 @@ def of_torch(net: Any, measure: Callable[[], Any], device: str) -> Step:
     return step
 
 
-def begin_umx(batch: int, device: str, _: str) -> Step:
+def begin_umx(batch: int, device: str, _: str, seconds: float) -> Step:
     torch = importlib.import_module("torch")
     sys.modules["torchaudio"] = types.ModuleType("torchaudio")  # imported there, and not used
     package = types.ModuleType("openunmix")
@@ -111,7 +113,7 @@ def begin_umx(batch: int, device: str, _: str) -> Step:
     net = model.OpenUnmix(nb_bins=2049, max_bin=1487).to(device).train()
     filterbank = model.make_filterbanks(n_fft=4096, n_hop=1024)[0]
     encoder = torch.nn.Sequential(filterbank, model.ComplexNorm()).to(device)
-    stems = torch.from_numpy(compose(batch, 1, 6 * 44100)).to(device)
+    stems = torch.from_numpy(compose(batch, 1, round(seconds * 44100))).to(device)
 
     def measure() -> Any:
         estimate = net(encoder(stems.sum(1)))
@@ -120,7 +122,7 @@ def begin_umx(batch: int, device: str, _: str) -> Step:
     return of_torch(net, measure, device)
 
 
-def begin_unet(batch: int, device: str, checkout: str) -> Step:
+def begin_unet(batch: int, device: str, checkout: str, _: float) -> Step:
     torch, tool = importlib.import_module("torch"), load_tool("unet")
     tool.prepare(Path(checkout))
     name_stand_ins()
@@ -140,7 +142,7 @@ def begin_unet(batch: int, device: str, checkout: str) -> Step:
     return of_torch(model.spec2spec, lambda: compare(model, mixture, target), device)
 
 
-def begin_lasaft(batch: int, device: str, checkout: str) -> Step:
+def begin_lasaft(batch: int, device: str, checkout: str, _: float) -> Step:
     torch, tool = importlib.import_module("torch"), load_tool("lasaft")
     tool.prepare(Path(checkout))
     name_stand_ins()
@@ -162,7 +164,7 @@ def begin_lasaft(batch: int, device: str, checkout: str) -> Step:
     return of_torch(model.spec2spec, lambda: compare(model, mixture, conditions, target), device)
 
 
-def begin_bsrnn(batch: int, device: str, checkout: str) -> Step:
+def begin_bsrnn(batch: int, device: str, checkout: str, _: float) -> Step:
     torch = importlib.import_module("torch")
     source = Path(checkout).resolve() / "src"
     sys.path.insert(0, str(source))
@@ -179,12 +181,12 @@ def begin_bsrnn(batch: int, device: str, checkout: str) -> Step:
     return of_torch(net, lambda: module.step(pair)[0], device)
 
 
-def begin_x_umx(batch: int, device: str, checkout: str) -> Step:
+def begin_x_umx(batch: int, device: str, checkout: str, seconds: float) -> Step:
     nn, model, _ = load_tool("x_umx").import_originals(Path(checkout))
     nn.set_auto_forward(False)
     use_device(nn, device)
     losses = importlib.import_module("loss")
-    stems = compose(batch, 4, 6 * 44100)
+    stems = compose(batch, 4, round(seconds * 44100))
     mixture = nn.Variable.from_numpy_array(stems.sum(1))
     targets = nn.Variable.from_numpy_array(stems.reshape(batch, 8, -1))
     spectrum, masks, waveforms = model.OpenUnmix_CrossNet(max_bin=1487)(mixture)
@@ -195,13 +197,14 @@ def begin_x_umx(batch: int, device: str, checkout: str) -> Step:
     return of_nnabla(nn, loss)
 
 
-def begin_d3net(batch: int, device: str, checkout: str) -> Step:
+def begin_d3net(batch: int, device: str, checkout: str, seconds: float) -> Step:
+    sys.modules["librosa"] = types.ModuleType("librosa")  # imported there; separation alone uses it
     nn, _, _ = load_tool("d3net").import_originals(Path(checkout))
     use_device(nn, device)
     model = importlib.import_module("model")
     yaml = importlib.import_module("yaml")
     hparams = yaml.safe_load((Path(checkout) / "configs" / "vocals.yaml").read_text())
-    stems = compose(batch, 1, 6 * 44100)
+    stems = compose(batch, 1, round(seconds * 44100))
     spectra = [
         model.spectogram(*model.stft(nn.Variable.from_numpy_array(x), patch_length=256), mono=False)
         for x in (stems.sum(1), np.ascontiguousarray(stems[:, 0]))
@@ -238,7 +241,7 @@ def of_nnabla(nn: Any, loss: Any) -> Step:
     return step
 
 
-ORIGINALS: dict[str, Callable[[int, str, str], Step]] = {
+ORIGINALS: dict[str, Callable[[int, str, str, float], Step]] = {
     "umx": begin_umx,
     "unet-tfc-tdf": begin_unet,
     "lasaft": begin_lasaft,
@@ -254,9 +257,9 @@ def measure_here(name: str, side: str, options: argparse.Namespace) -> None:
         importlib.import_module("torch").set_num_threads(options.threads)
     checkout = dict(pair.split("=", 1) for pair in options.original).get(name, "")
     if side == "ours":
-        step = begin_ours(name, options.batch, options.device, "")
+        step = begin_ours(name, options.batch, options.device, options.seconds)
     else:
-        step = ORIGINALS[name](options.batch, options.device, checkout)
+        step = ORIGINALS[name](options.batch, options.device, checkout, options.seconds)
     step()
     began = time.perf_counter()
     for _ in range(options.steps):
@@ -270,7 +273,7 @@ def measure_apart(name: str, side: str, options: argparse.Namespace) -> float:
     python = pythons.get(name, sys.executable) if side == "theirs" else sys.executable
     threads = {key: str(options.threads) for key in ("OMP_NUM_THREADS", "NNABLA_NUM_THREADS")}
     command = [python, __file__, name, "--side", side]
-    for key in ("batch", "steps", "threads", "device"):
+    for key in ("batch", "steps", "threads", "device", "seconds"):
         command += [f"--{key}", str(getattr(options, key))]
     for pair in options.original:
         command += ["--original", pair]
@@ -297,6 +300,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(RECIPES), help=", ".join(RECIPES))
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="of an excerpt, where the recipe is free in it"
+    )
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

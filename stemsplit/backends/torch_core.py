@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from stemsplit.backends.folding import fold_norms
 from stemsplit.backends.phases import split_phases
 from stemsplit.errors import DeviceError, UnknownNameError
 
@@ -72,14 +73,15 @@ class TorchCore:
     def __init__(self, core: nn.Module, device: torch.device, precision: str) -> None:
         """Move the core to its device.
 
-        On a processor with convolutions it is a copy from then on: the caller's stays as it is.
+        What runs is a copy that shares most tensors: the caller's stays as it is.
 
         Args:
             core: All of a model's weights.
             device: Where to run.
             precision: "fp32", "bf16" or "fp16".
         """
-        self._core = core.to(device).eval()
+        self._core = _copy(core.to(device).eval())
+        fold_norms(self._core)
         self._device = device
         self._dtype = PRECISIONS[precision]
         # Convolutions on a CPU are about a tenth faster when channels are the fastest axis.
@@ -87,7 +89,8 @@ class TorchCore:
             isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
         )
         if self._channels_last:
-            self._core = _copy_images(split_phases(self._core))
+            self._core = split_phases(self._core)
+            _turn_images(self._core)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run once.
@@ -130,17 +133,21 @@ def explain_lack_of_memory(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _copy_images(core: nn.Module) -> nn.Module:
-    """Copy a network with its kernels' channels as the fastest axis; all else is shared."""
-    tensors: dict[int, Tensor] = {}
-    for one in (*core.parameters(), *core.buffers()):
-        copied = one
-        if one.dim() == 4:
-            copied = one.detach().clone(memory_format=torch.channels_last)
-            if isinstance(one, nn.Parameter):
-                copied = nn.Parameter(copied, one.requires_grad)
-        tensors[id(one)] = copied
-    return copy.deepcopy(core, tensors)
+def _copy(core: nn.Module) -> nn.Module:
+    """Copy a network's modules; the tensors are shared."""
+    return copy.deepcopy(core, {id(one): one for one in (*core.parameters(), *core.buffers())})
+
+
+def _turn_images(core: nn.Module) -> None:
+    """Replace a network's kernels by copies whose channels are the fastest axis."""
+    for module in core.modules():
+        for name, kernel in module.named_parameters(recurse=False):
+            if kernel.dim() == 4:
+                turned = kernel.detach().clone(memory_format=torch.channels_last)
+                setattr(module, name, nn.Parameter(turned, kernel.requires_grad))
+        for name, kernel in module.named_buffers(recurse=False):
+            if kernel.dim() == 4:
+                setattr(module, name, kernel.clone(memory_format=torch.channels_last))
 
 
 def _to_channels_last(tensor: Tensor) -> Tensor:

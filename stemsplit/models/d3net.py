@@ -9,7 +9,7 @@ Letters: B batch, S stems, C channels, F bins, N frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from typing_extensions import Self
 from stemsplit.dsp.rank_one_wiener import RankOneWiener
 from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
 from stemsplit.models.blocks.multidilated import BranchSizes, Dense, MultiScale
+from stemsplit.models.blocks.norm_places import NormPlace, before, behind_sum
 
 PIXELS_AT_ONCE = 2**19
 """Frames times bins that go through a network together: one patch of the published sizes."""
@@ -203,6 +204,10 @@ class Match(nn.Module):
         result: Tensor = self.conv(self.norm(x))
         return result
 
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say who reads the norm. See `stemsplit.models.blocks.norm_places`."""
+        yield before(self.norm, self.conv)
+
 
 class D3NetNet(nn.Module):
     """One stem's network, and the pieces in which it sees a song.
@@ -308,6 +313,21 @@ class D3NetNet(nn.Module):
         x = torch.sigmoid(self.gate(x)) * self.value(x)
         x = functional.relu(x * self.output_scale + self.output_bias)
         return torch.cat((x, magnitude[..., seen:].to(x.dtype)), dim=3)
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what the norms around the last block read.
+
+        Its first reads the bands, beside one another, and behind their channels those of all.
+        See `stemsplit.models.blocks.norm_places`.
+        """
+        yield behind_sum(self.norm, self.final.parts())
+        runs = []
+        for place, band in enumerate(self.bands):
+            matched = self.match[str(place)].conv if str(place) in self.match else None
+            parts = band.parts() if matched is None else [(matched, 0, matched.out_channels)]
+            runs.append((0, parts))
+        runs.append((runs[0][1][0][2], self.full.parts()))
+        yield self.final.first_norm, runs, ()
 
 
 class D3Net(SpectralModel):

@@ -7,7 +7,7 @@ those that were trained in NNabla have the same network in another layout, and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from stemsplit.dsp.wiener import Wiener
 from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
+from stemsplit.models.blocks.norm_places import NormPlace, behind
 
 LSTM_DROPOUT = 0.4
 
@@ -114,6 +115,12 @@ class OpenUnmixNet(nn.Module):
         x = self.bn3(self.fc3(x)).reshape(frames, batch, -1, self.bins)
         mask: Tensor = torch.relu(x * self.output_scale + self.output_mean)
         return mask.permute(1, 2, 3, 0)
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what the norms read. See `stemsplit.models.blocks.norm_places`."""
+        yield behind(self.fc1, self.bn1)
+        yield behind(self.fc2, self.bn2)
+        yield behind(self.fc3, self.bn3)
 
 
 class OpenUnmix(SpectralModel):

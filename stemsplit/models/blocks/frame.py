@@ -5,13 +5,14 @@ Choi et al., ISMIR 2020, section 2.2. Letters in shapes: B batch, N frames, F bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from stemsplit.models.blocks.intermediate import build_activation
+from stemsplit.models.blocks.norm_places import NormPlace, behind
 
 BuildBlock = Callable[[int, int], nn.Module]
 """(channels that come in, bins of the level) -> the block of that level."""
@@ -55,6 +56,10 @@ class Resample(nn.Module):
         """Shape: (B, C, N, F) -> (B, C, N / s, F / 2) down; up the other way."""
         result: Tensor = self.norm(self.conv(x))
         return result
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what the norm reads. See `stemsplit.models.blocks.norm_places`."""
+        yield behind(self.conv, self.norm)
 
 
 class UNetFrame(nn.Module):
@@ -116,6 +121,10 @@ class UNetFrame(nn.Module):
             x = block(x, *extra)
         result: Tensor = self.last_activation(self.last(x))
         return result
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what the first norm reads. See `stemsplit.models.blocks.norm_places`."""
+        yield behind(self.first, self.first_norm)
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:

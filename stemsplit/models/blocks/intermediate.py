@@ -12,11 +12,13 @@ Letters in shapes: B batch, C channels, N frames, F frequency bins of this level
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from stemsplit.models.blocks.norm_places import NormPlace, behind
 
 # In place where the gradient can do without the input: each follows a layer's own output.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -63,6 +65,10 @@ class ConvLayer(nn.Module):
         # Nothing holds the parts' copy while norm and activation make copies of their own.
         result: Tensor = self.activation(self.norm(self.conv(torch.cat(parts, dim=1))))
         return result
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what the norm reads. See `stemsplit.models.blocks.norm_places`."""
+        yield behind(self.conv, self.norm)
 
 
 class DenseConv(nn.Module):

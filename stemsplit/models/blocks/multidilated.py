@@ -9,11 +9,14 @@ Letters: B batch, H frames, W bins; g growth, the channels of a layer's group.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from stemsplit.models.blocks.norm_places import NormPlace, Part, behind, behind_sum
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C_in, H, W) -> (B, C_out, H, W)."""
-        result: Tensor = self.conv(functional.relu(self.norm(x), inplace=True))
+        # In use the norm may be folded away. What x is a slice of is then not written to; a slice
+        # would be copied for the convolution anyway.
+        has_norm = isinstance(self.norm, nn.BatchNorm2d)
+        result: Tensor = self.conv(functional.relu(self.norm(x), inplace=has_norm))
         return result
 
 
@@ -78,9 +84,26 @@ class Dense(nn.Module):
             for place in range(layers)
         )
 
+    @property
+    def first_norm(self) -> nn.Module:
+        """What reads the input, and nothing else does."""
+        return _units(self)[0].norm
+
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, H, W) -> (B, g, H, W)."""
         return _add_up(x, self.layers)
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what norms read: sums of groups. See `stemsplit.models.blocks.norm_places`."""
+        units = _units(self)
+        for place, unit in enumerate(units[1:]):
+            yield behind_sum(unit.norm, _find_group(units, place))
+
+    def parts(self, channel: int = 0, count: int | None = None) -> list[Part]:
+        """Return whose outputs are summed in some of the channels that come out; all by default."""
+        units = _units(self)
+        last = _find_group(units, len(units) - 1)
+        return [(layer, row + channel, count or wide) for layer, row, wide in last]
 
 
 class Nested(nn.Module):
@@ -95,10 +118,31 @@ class Nested(nn.Module):
             Dense(growth if place else wide_in, growth * (blocks - place), layers)
             for place in range(blocks)
         )
+        self.growth = growth
+
+    @property
+    def first_norm(self) -> nn.Module:
+        """What reads the input, and nothing else does."""
+        return _dense(self)[0].first_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, H, W) -> (B, g, H, W)."""
         return _add_up(x, self.layers)
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what norms read: sums of groups. See `stemsplit.models.blocks.norm_places`."""
+        for place, block in enumerate(_dense(self)[1:]):
+            yield behind_sum(block.first_norm, self._find_group(place))
+
+    def parts(self) -> list[Part]:
+        """Return whose outputs are summed in the channels that come out."""
+        return self._find_group(len(self.layers) - 1)
+
+    def _find_group(self, group: int) -> list[Part]:
+        found = []
+        for place, block in enumerate(_dense(self)[: group + 1]):
+            found += block.parts((group - place) * self.growth, self.growth)
+        return found
 
 
 def _add_up(x: Tensor, layers: nn.ModuleList) -> Tensor:
@@ -115,6 +159,25 @@ def _add_up(x: Tensor, layers: nn.ModuleList) -> Tensor:
         # What the layer gave is nobody else's: add what was there before to it.
         groups = layer(groups[:, :growth]).add_(groups[:, growth:])
     return groups
+
+
+def _units(dense: Dense) -> list[Unit]:
+    return list(dense.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it was given
+
+
+def _dense(nested: Nested) -> list[Dense]:
+    return list(nested.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it was given
+
+
+def _find_group(units: Sequence[Unit], group: int) -> list[Part]:
+    """Return whose outputs are summed in one of a dense block's groups.
+
+    Group i stands first in what layer i gives, second in what the one before gives, and so on.
+    """
+    wide = units[-1].conv.out_channels
+    return [
+        (unit.conv, (group - place) * wide, wide) for place, unit in enumerate(units[: group + 1])
+    ]
 
 
 class Rise(nn.Module):
@@ -179,3 +242,21 @@ class MultiScale(nn.Module):
         for rise, block in zip(self.rise, self.up.values(), strict=True):
             x = block(torch.cat((rise(x), skips.pop()), dim=1))
         return x
+
+    def norm_places(self) -> Iterator[NormPlace]:
+        """Say what norms read that stand alone behind a block or the first convolution.
+
+        What goes down is read twice, by the next level and by its mirror image: their norms stay.
+        See `stemsplit.models.blocks.norm_places`.
+        """
+        blocks = self._blocks()
+        yield behind(self.first, blocks[0].first_norm)
+        for below, rise in zip(blocks[len(self.down) :], self.rise, strict=False):
+            yield behind_sum(rise.norm, below.parts())  # type: ignore[arg-type]  # a ModuleList forgets what it was given
+
+    def parts(self) -> list[Part]:
+        """Return whose outputs are summed in the channels that come out."""
+        return self._blocks()[-1].parts()
+
+    def _blocks(self) -> list[Nested]:
+        return [*self.down, self.bottom, *self.up.values()]  # type: ignore[list-item]  # as above
