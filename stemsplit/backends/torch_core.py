@@ -145,9 +145,9 @@ def _turn_images(core: nn.Module) -> None:
             if kernel.dim() == 4:
                 turned = kernel.detach().clone(memory_format=torch.channels_last)
                 setattr(module, name, nn.Parameter(turned, kernel.requires_grad))
-        for name, kernel in module.named_buffers(recurse=False):
-            if kernel.dim() == 4:
-                setattr(module, name, kernel.clone(memory_format=torch.channels_last))
+        for name, phase in module.named_buffers(recurse=False):
+            if phase.dim() == 4:
+                setattr(module, name, phase.clone(memory_format=torch.channels_last))
 
 
 def _to_channels_last(tensor: Tensor) -> Tensor:

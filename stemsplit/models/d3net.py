@@ -321,12 +321,12 @@ class D3NetNet(nn.Module):
         See `stemsplit.models.blocks.norm_places`.
         """
         yield behind_sum(self.norm, self.final.parts())
-        runs = []
-        for place, band in enumerate(self.bands):
-            matched = self.match[str(place)].conv if str(place) in self.match else None
-            parts = band.parts() if matched is None else [(matched, 0, matched.out_channels)]
-            runs.append((0, parts))
-        runs.append((runs[0][1][0][2], self.full.parts()))
+        bands: list[MultiScale] = list(self.bands)  # type: ignore[arg-type]  # a ModuleList forgets what it was given
+        matches: dict[str, Match] = dict(self.match.items())  # type: ignore[arg-type]  # so does this
+        runs = [(0, band.parts()) for place, band in enumerate(bands) if str(place) not in matches]
+        runs += [(0, [(one.conv, 0, one.conv.out_channels)]) for one in matches.values()]
+        wide = max(count for _, parts in runs for *_, count in parts)
+        runs.append((wide, self.full.parts()))
         yield self.final.first_norm, runs, ()
 
 

@@ -250,13 +250,14 @@ class MultiScale(nn.Module):
         See `stemsplit.models.blocks.norm_places`.
         """
         blocks = self._blocks()
+        rises: list[Rise] = list(self.rise)  # type: ignore[arg-type]  # a ModuleList forgets what it was given
         yield behind(self.first, blocks[0].first_norm)
-        for below, rise in zip(blocks[len(self.down) :], self.rise, strict=False):
-            yield behind_sum(rise.norm, below.parts())  # type: ignore[arg-type]  # a ModuleList forgets what it was given
+        for below, rise in zip(blocks[len(self.down) :], rises, strict=False):
+            yield behind_sum(rise.norm, below.parts())
 
     def parts(self) -> list[Part]:
         """Return whose outputs are summed in the channels that come out."""
         return self._blocks()[-1].parts()
 
     def _blocks(self) -> list[Nested]:
-        return [*self.down, self.bottom, *self.up.values()]  # type: ignore[list-item]  # as above
+        return [*self.down, self.bottom, *self.up.values()]
