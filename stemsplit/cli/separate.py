@@ -150,7 +150,7 @@ def separate(
         inputs=files,
         model=model,
         options=options,
-        file_options=_make_file_options(
+        file_options=make_file_options(
             Path(out), filename, format, bits, bit_rate, clip, overwrite, stem_mp4
         ),
         workers=number("--jobs", int, 1)(jobs),
@@ -165,7 +165,7 @@ def separate(
         raise
 
 
-def _make_file_options(
+def make_file_options(
     out_dir: Path,
     filename: str,
     format: str,
@@ -175,6 +175,11 @@ def _make_file_options(
     overwrite: bool,
     stem_mp4: bool,
 ) -> FileOptions:
+    """Return what is written where, of the values as they were typed.
+
+    Raises:
+        UsageError: A value that cannot be.
+    """
     from stemsplit.audio import parse_format
     from stemsplit.separation.files import FileOptions
     from stemsplit.separation.levels import ClipMode
