@@ -1,18 +1,25 @@
-"""A batch on this machine: one model, one job after the other or a few side by side."""
+"""A batch on this machine: one model, one job after the other or a few side by side.
+
+`run_batch` is for files that a person named: it tells all that happens to each. `run_catalogue` is
+for more songs than anybody looks at: it tells how each ended.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from stemsplit.backends.workers import wait_for
+from stemsplit.batch.catalogue import Song
 from stemsplit.batch.crash_report import contain
+from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Task
+from stemsplit.batch.order import Order
 from stemsplit.errors import CancelledError, StemsplitError, UsageError
 from stemsplit.separation.files import FileOptions, Job, separate_file
 
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from stemsplit.separation.separator import Separator
 
 Status = Literal["done", "skipped", "failed", "cancelled"]
+
+_WAKE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,62 @@ def _wait_for(future: Future[Outcome], batch: _Batch) -> Outcome:
             return wait_for(future)
         except KeyboardInterrupt:
             batch.cancelled.set()
+
+
+def run_catalogue(
+    task: Task,
+    make_separator: Callable[[], Separator],
+    songs: Iterator[Song],
+    *,
+    workers: int = 1,
+    cancelled: threading.Event,
+) -> Generator[Ending]:
+    """Do the songs of a catalogue, as they come; one that fails never stops the others.
+
+    Several workers are threads that share the one model, each with its share of the processor's
+    cores. As many more threads fetch songs and bring stems away.
+
+    Args:
+        task: What is done with each.
+        make_separator: Called once.
+        songs: Taken one by one, a few ahead of what is done.
+        workers: Songs in the network at the same time.
+        cancelled: Set it, in any thread, to stop: what is under way is cleaned up, nothing begins.
+
+    Yields:
+        An ending per song that was begun, in the order in which they end.
+
+    Raises:
+        StemsplitError: What `make_separator` raises, or what reading the catalogue raises.
+    """
+    threads = torch.get_num_threads()
+    worker = SongWorker(task, make_separator(), cancelled, slots=workers)
+    order = Order(songs)
+    pending: dict[Future[Ending], Song] = {}
+    share = max(1, threads // workers)
+    pool = ThreadPoolExecutor(
+        SONGS_IN_HAND * workers, initializer=torch.set_num_threads, initargs=(share,)
+    )
+    try:
+        while True:
+            while len(pending) < SONGS_IN_HAND * workers and not cancelled.is_set():
+                song = order.take()
+                if song is None:
+                    break
+                pending[pool.submit(worker.work, song)] = song
+            if not pending:
+                return
+            done, _ = wait(pending, timeout=_WAKE_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                order.finish(pending.pop(future))
+                yield future.result()
+    except BaseException:
+        cancelled.set()
+        raise
+    finally:
+        pool.shutdown()
+        # Some of torch's back ends hold the number for all threads.
+        torch.set_num_threads(threads)
 
 
 class _ListenerError(BaseException):

@@ -175,8 +175,16 @@ def read_manifest(path: Path) -> Manifest | None:
         proves nothing.
     """
     try:
-        return _build_manifest(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return parse_manifest(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def parse_manifest(data: bytes) -> Manifest | None:
+    """Read the bytes of a manifest; see `read_manifest`."""
+    try:
+        return _build_manifest(json.loads(data.decode("utf-8")))
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

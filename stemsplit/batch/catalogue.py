@@ -1,0 +1,283 @@
+"""What a person calls the source of a batch -> its songs, one after the other, never all at once.
+
+    music/, s3://bucket/music      a folder, and all below it
+    songs.txt                      a path or URL a line, relative to the list's own folder
+    songs.csv, songs.jsonl         a table of path, output, start, duration; all but path may be
+                                   left out
+    song.mp3                       a single song
+
+Where a song's stems go is decided by its own line or path alone. Nothing is remembered of the
+songs before it: a hundred million of them take no more memory than one folder's names, and a
+part of a list puts its stems where the whole list would.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from stemsplit.batch.storage import Listing, Storage, is_url, join, open_storage, settle_name
+from stemsplit.errors import StemsplitError, UnknownNameError, UsageError
+from stemsplit.separation.manifest import MANIFEST_NAME, PARTIAL_SUFFIX, parse_manifest
+from stemsplit.separation.sources import KNOWN_SUFFIXES
+
+LIST_SUFFIX = ".txt"
+TABLE_SUFFIXES = (".csv", ".jsonl")
+COLUMNS = ("path", "output", "start", "duration")
+REASON_COLUMNS = ("error", "message", "help")
+"""What a list of failed songs says besides; not read."""
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song of a catalogue.
+
+    Attributes:
+        name: An absolute path or a URL.
+        output: Below which name in the destination its stems go: "artist/song".
+        start_s: Where to begin; None for what the command says.
+        duration_s: How much to take; None for what the command says.
+        fault: Why the line that it stands for is none.
+    """
+
+    name: str
+    output: str
+    start_s: float | None = None
+    duration_s: float | None = None
+    fault: StemsplitError | None = None
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """The folders of `output`."""
+        return PurePosixPath(self.output).parent
+
+    @property
+    def track(self) -> str:
+        """The last part of `output`."""
+        return PurePosixPath(self.output).name
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The songs of a source.
+
+    Attributes:
+        source: As it was found.
+        read: Yields the songs, from the first one at every call.
+        is_counted_fast: Whether reading them through costs next to nothing beside separating them.
+    """
+
+    source: str
+    read: Callable[[], Iterator[Song]]
+    is_counted_fast: bool = True
+
+    def count(self) -> int:
+        """Read all songs through."""
+        return sum(1 for _ in self.read())
+
+
+def open_catalogue(source: str, dest: str) -> Catalogue:
+    """Find out what a source is.
+
+    Args:
+        source: As typed.
+        dest: Where the stems go, from `settle_name`: not searched for songs.
+
+    Raises:
+        UsageError: There is nothing of that name.
+        StorageError: Object storage does not answer.
+    """
+    name = settle_name(source)
+    storage = open_storage(name)
+    found = storage.describe(name)
+    if found is None:
+        raise UsageError(
+            f"there is no folder and no file {source!r}", help="check the name of the source."
+        )
+    is_near = not is_url(name)
+    if found.is_folder:
+        return Catalogue(name, lambda: _walk(storage, name, dest), is_near)
+    suffix = posixpath.splitext(name)[1].lower()
+    if suffix == LIST_SUFFIX:
+        return Catalogue(name, lambda: _read_list(storage, name), is_near)
+    if suffix in TABLE_SUFFIXES:
+        read = _read_csv if suffix == ".csv" else _read_json_lines
+        return Catalogue(name, lambda: _read_table(name, read(storage, name)), is_near)
+    return Catalogue(name, lambda: iter([Song(name, _split(name)[0])]))
+
+
+def _walk(storage: Storage, root: str, dest: str) -> Iterator[Song]:
+    """Yield the songs of a folder and all below it, without the stems of earlier runs."""
+    for listing in storage.walk(root):
+        here = listing.folder.rstrip("/")
+        if here != root and _is_below(here, dest):
+            listing.folders.clear()
+            continue
+        listing.folders[:] = [name for name in listing.folders if _is_wanted(name)]
+        outputs = _list_outputs(storage, listing)
+        songs = [
+            name
+            for name in listing.files
+            if _is_wanted(name) and _suffix_of(name) in KNOWN_SUFFIXES and name not in outputs
+        ]
+        counts = Counter(_split(name)[0].casefold() for name in songs)
+        inside = os.path.relpath(here, root) if not is_url(root) else here[len(root) :].strip("/")
+        folder = PurePosixPath(*PurePosixPath(inside.replace(os.sep, "/")).parts)
+        for name in songs:
+            track = _split(name)[0]
+            # Two songs of one name in a folder keep what tells them apart.
+            own = name if counts[track.casefold()] > 1 else track
+            yield Song(join(listing.folder, name), str(folder / own))
+
+
+def _list_outputs(storage: Storage, listing: Listing) -> set[str]:
+    """Return the files of a folder that a manifest in it calls stems."""
+    outputs: set[str] = set()
+    for name in listing.files:
+        if name.endswith(MANIFEST_NAME):
+            manifest = parse_manifest(storage.read(join(listing.folder, name)) or b"")
+            outputs |= manifest.owned if manifest else set()
+    return outputs
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(join(folder, ""))
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and not name.endswith(PARTIAL_SUFFIX)
+
+
+def _read_list(storage: Storage, name: str) -> Iterator[Song]:
+    """Yield the songs of a list; empty lines are none."""
+    for line in storage.lines(name):
+        if line.strip():
+            yield _make_song(name, {"path": line.strip()})
+
+
+def _read_csv(storage: Storage, name: str) -> Iterator[Mapping[str, Any] | None]:
+    """Yield the rows of a table by their columns; None for a row that has more of them."""
+    lines = storage.lines(name)
+    header = next(csv.reader(itertools.islice(lines, 1)), [])
+    columns = [column.strip() for column in header]
+    _check_columns(name, columns)
+    for row in csv.reader(lines):
+        if row:
+            is_whole = len(row) == len(columns)
+            yield dict(zip(columns, row, strict=True)) if is_whole else None
+
+
+def _read_json_lines(storage: Storage, name: str) -> Iterator[Mapping[str, Any] | None]:
+    """Yield the objects of a file, one a line; None for a line that is no object."""
+    for line in storage.lines(name):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            yield row if isinstance(row, dict) else None
+
+
+def _read_table(name: str, rows: Iterator[Mapping[str, Any] | None]) -> Iterator[Song]:
+    """Make songs of rows; a row that cannot be read is a song that fails."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            if row is None:
+                raise UsageError(
+                    "it has not the columns of the table", help="mend the row and run again."
+                )
+            _check_columns(name, list(row))
+            yield _make_song(name, row)
+        except UsageError as error:
+            told = f"row {number} of {name!r}: {error.message}"
+            fault = UsageError(told, help=error.help)
+            yield Song(f"{name}#{number}", f"row {number}", fault=fault)
+
+
+def _check_columns(name: str, columns: list[str]) -> None:
+    """Refuse a table that lacks the path, or has a column that means nothing here.
+
+    Raises:
+        UsageError: It does.
+    """
+    for column in columns:
+        if column not in (*COLUMNS, *REASON_COLUMNS):
+            raise UnknownNameError("column", column, COLUMNS)
+    if "path" not in columns:
+        raise UsageError(
+            f"{name!r} has no column 'path'", help=f"the columns are {', '.join(COLUMNS)}."
+        )
+
+
+def _make_song(listed_in: str, row: Mapping[str, Any]) -> Song:
+    path = row["path"]
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise UsageError(f"{path!r} is no path", help="give the path or the URL of a song.")
+    output = row.get("output") or ""
+    if not isinstance(output, str):
+        raise UsageError(f"the output {output!r} is no name", help="write it like artist/song.")
+    return Song(
+        name=_locate(listed_in, path),
+        output=_clean(output) or _place(path),
+        start_s=_read_seconds("start", row.get("start"), 0.0),
+        duration_s=_read_seconds("duration", row.get("duration"), None),
+    )
+
+
+def _locate(listed_in: str, path: str) -> str:
+    """Return where a path of a list leads, beginning in the list's folder."""
+    if is_url(path) or path.startswith(("file://", "~")) or os.path.isabs(path):
+        return settle_name(path)
+    if is_url(listed_in):
+        protocol, _, rest = listed_in.partition("://")
+        return f"{protocol}://" + posixpath.normpath(posixpath.join(posixpath.dirname(rest), path))
+    return os.path.normpath(os.path.join(os.path.dirname(listed_in), path))
+
+
+def _place(path: str) -> str:
+    """Return where the stems of a listed song go: its path as it is written, without a suffix."""
+    inside = re.sub(r"^[A-Za-z][\w+.-]*://", "", path.replace("\\", "/"))
+    folder, _, name = inside.rpartition("/")
+    return _clean(f"{folder}/{_split(name)[0]}") or "_"
+
+
+def _clean(path: str) -> str:
+    """Keep of a path what leads downwards."""
+    parts = path.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..", "~"))
+
+
+def _read_seconds(column: str, value: object, least: float | None) -> float | None:
+    """Return a time of a table; None where it is empty.
+
+    Raises:
+        UsageError: It is no number of seconds, or below `least` (not above 0, for None).
+    """
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)  # type: ignore[arg-type]  # what is no number is refused below
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < (least or 0.0) or (least is None and not seconds):
+        raise UsageError(f"{column} {value!r} is not possible", help="give a number of seconds.")
+    return seconds
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a file's name without folders and suffix, and the suffix."""
+    return posixpath.splitext(re.split(r"[/\\]", name)[-1])
+
+
+def _suffix_of(name: str) -> str:
+    return _split(name)[1].lower()

@@ -1,0 +1,405 @@
+"""A batch on a Ray cluster: a fixed number of workers that each keep the model, and one driver.
+
+    driver: the catalogue -> two songs in each worker's hands -> endings
+    worker: a process on some machine; load the model once, then song after song
+
+The driver keeps nothing but the songs in somebody's hands, and decides everything: Ray is told to
+restart and to retry nothing. A worker that dies is replaced, wherever there is room, and its songs
+go to others. That is safe because a song's job may be begun any number of times. A worker gets its
+first song when its model is loaded: one for which there is no room keeps nobody waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stemsplit.batch.catalogue import Song
+from stemsplit.batch.crash_report import contain
+from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Task, load_separator
+from stemsplit.batch.order import Order
+from stemsplit.errors import StemsplitError, UsageError
+
+EXTRA = 'pip install "stemsplit[ray]"'
+
+_WAKE_S = 0.5
+_STOPPING_S = 20.0
+_WAITING_NOTE_S = 30.0
+_HOPELESS_DEATHS = 10
+"""So many workers may die one after the other, and as many more as there are, without a song."""
+
+_WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+"""What `let_idle_threads_sleep` sets: Ray's own imports come before anything of ours."""
+
+OnNote = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the workers are, and what each gets.
+
+    Attributes:
+        address: Of a cluster that runs: "host:port", "auto"; None to start one on this machine.
+        workers: How many; None for as many as there is room for at the beginning.
+        cpus_per_worker: Cores of each, and threads.
+        gpus_per_worker: GPUs of each; 0.25 puts four workers on one.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+
+
+def run_on_cluster(
+    task: Task,
+    songs: Iterator[Song],
+    cluster: Cluster,
+    *,
+    cancelled: threading.Event,
+    on_note: OnNote,
+) -> Generator[Ending]:
+    """Do the songs of a catalogue on a cluster; one that fails never stops the others.
+
+    Args:
+        task: What is done with each. A local destination has to be one folder for all machines.
+        songs: Taken one by one, a few ahead of what is done.
+        cluster: Where.
+        cancelled: Set it, in any thread, to stop: what is under way is cleaned up, nothing begins.
+        on_note: Gets a sentence when workers come and go.
+
+    Yields:
+        An ending per song that was begun, in the order in which they end.
+
+    Raises:
+        UsageError: There is no room for a single worker.
+        StemsplitError: Ray is not installed or does not answer, the model cannot be loaded by a
+            worker, or workers die as fast as they are made.
+    """
+    if cluster.gpus_per_worker == 0 and task.options.device == "auto":
+        # Ray would not keep two workers from the same GPU that neither has asked for.
+        task = replace(task, options=replace(task.options, device="cpu"))
+    with _connected(cluster) as ray:
+        count = cluster.workers or _count_room(ray, cluster)
+        on_note(f"{count} workers on a cluster of {len(_list_nodes(ray))} machines")
+        pool = _Pool(ray, task, cluster, count, cancelled, on_note)
+        try:
+            yield from pool.run(Order(songs))
+        finally:
+            pool.close()
+
+
+class _Actor:
+    """What runs in a worker's process."""
+
+    def __init__(self, task: Task, threads: int) -> None:
+        self._task = task
+        self._threads = threads
+        self._cancelled = threading.Event()
+        self._worker: SongWorker | None = None
+
+    def prepare(self) -> StemsplitError | None:
+        """Load the model; an error is returned, so that it arrives as what it is."""
+        import torch
+
+        from stemsplit.backends.process import keep_freed_memory
+
+        keep_freed_memory()
+        torch.set_num_threads(self._threads)
+        try:
+            self._worker = SongWorker(self._task, load_separator(self._task), self._cancelled)
+        except StemsplitError as error:
+            return error
+        except Exception as error:
+            return contain(error, "loading the model")
+        return None
+
+    def work(self, song: Song) -> Ending:
+        """Do a song. Songs are in threads of their own, which have to be told their share."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+        assert self._worker is not None, "songs come after `prepare`"
+        return self._worker.work(song)
+
+    def stop(self) -> None:
+        """End what is under way, cleanly."""
+        self._cancelled.set()
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker as the driver knows it.
+
+    Attributes:
+        handle: Ray's.
+        is_ready: Whether its model is loaded.
+        is_dead: Whether it has been replaced.
+        songs: How many are in its hands.
+    """
+
+    handle: Any
+    is_ready: bool = False
+    is_dead: bool = False
+    songs: int = 0
+
+
+@dataclass
+class _Errand:
+    """What a worker was asked: to do a song, or to get ready.
+
+    Attributes:
+        member: The worker.
+        song: None for getting ready.
+        tries: How many workers have had this song in their hands, this one included.
+        began_s: When the song was first handed out.
+    """
+
+    member: _Member
+    song: Song | None = None
+    tries: int = 1
+    began_s: float = field(default_factory=time.monotonic)
+
+
+class _Pool:
+    """The workers, and what they have in their hands."""
+
+    def __init__(
+        self,
+        ray: Any,
+        task: Task,
+        cluster: Cluster,
+        count: int,
+        cancelled: threading.Event,
+        on_note: OnNote,
+    ) -> None:
+        self._ray = ray
+        self._task = task
+        self._cancelled = cancelled
+        self._on_note = on_note
+        self._errands: dict[Any, _Errand] = {}
+        self._lost: dict[str, tuple[int, float]] = {}
+        self._deaths = 0
+        self._cluster = cluster
+        self._members: list[_Member] = []
+        for _ in range(count):
+            self._hire()
+
+    def run(self, order: Order) -> Generator[Ending]:
+        """Do all songs."""
+        told_s = time.monotonic()
+        stop_s: float | None = None
+        while True:
+            if self._cancelled.is_set() and stop_s is None:
+                stop_s = time.monotonic()
+                self._stop()
+            if stop_s is None:
+                self._hand_out(order)
+            if not any(errand.song for errand in self._errands.values()) and (
+                stop_s is not None or order.is_over
+            ):
+                return
+            if stop_s is not None and time.monotonic() - stop_s > _STOPPING_S:
+                return
+            is_idle = not any(member.is_ready for member in self._members)
+            if is_idle and time.monotonic() - told_s > _WAITING_NOTE_S:
+                told_s = time.monotonic()
+                self._on_note("waiting for room for a worker, or for its model")
+            for reference in self._wait():
+                ending = self._take(reference, order)
+                if ending is not None:
+                    yield ending
+
+    def close(self) -> None:
+        """Dismiss everybody."""
+        for member in self._members:
+            with contextlib.suppress(Exception):  # Whoever is gone already is gone.
+                self._ray.kill(member.handle)
+
+    def _hire(self) -> None:
+        cluster = self._cluster
+        kind = self._ray.remote(_Actor).options(
+            num_cpus=cluster.cpus_per_worker,
+            num_gpus=cluster.gpus_per_worker,
+            # The songs in hand, and a thread to hear `stop` with.
+            max_concurrency=SONGS_IN_HAND + 1,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+        )
+        threads = max(1, math.floor(cluster.cpus_per_worker))
+        member = _Member(kind.remote(self._task, threads))
+        self._members.append(member)
+        self._errands[member.handle.prepare.remote()] = _Errand(member)
+
+    def _hand_out(self, order: Order) -> None:
+        """Give songs to those who have the fewest."""
+        free = [one for one in self._members if one.is_ready and one.songs < SONGS_IN_HAND]
+        while free:
+            song = order.take()
+            if song is None:
+                return
+            member = min(free, key=lambda one: one.songs)
+            tries, began_s = self._lost.pop(song.output, (0, time.monotonic()))
+            member.songs += 1
+            errand = _Errand(member, song, tries + 1, began_s)
+            self._errands[member.handle.work.remote(song)] = errand
+            free = [one for one in free if one.songs < SONGS_IN_HAND]
+
+    def _wait(self) -> list[Any]:
+        """Return what has been answered, waiting a moment for the first."""
+        waiting = list(self._errands)
+        if not waiting:
+            return []
+        ready, rest = self._ray.wait(waiting, num_returns=1, timeout=_WAKE_S)
+        if ready and rest:
+            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+            ready += more
+        return list(ready)
+
+    def _take(self, reference: Any, order: Order) -> Ending | None:
+        """Hear an answer; None where no song came to its end by it."""
+        errand = self._errands.pop(reference)
+        try:
+            answer = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return self._mourn(errand, error, order)
+        if errand.song is None:
+            if answer is not None:
+                raise answer
+            errand.member.is_ready = True
+            return None
+        errand.member.songs -= 1
+        self._deaths = 0
+        order.finish(errand.song)
+        ending: Ending = answer
+        return replace(ending, tries=ending.tries + errand.tries - 1)
+
+    def _mourn(self, errand: _Errand, error: Exception, order: Order) -> Ending | None:
+        """Replace a worker that has died, and have its song done by another."""
+        member, song = errand.member, errand.song
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not member.is_dead:
+            member.is_dead = True
+            self._members.remove(member)
+            with contextlib.suppress(Exception):  # It is to be gone, and mostly is.
+                self._ray.kill(member.handle)
+            self._deaths += 1
+            if self._deaths > _HOPELESS_DEATHS + len(self._members):
+                raise StemsplitError(
+                    f"workers die one after the other, the last of them so: {said}",
+                    help="look at the cluster's logs; a worker may need more memory.",
+                ) from error
+            if not self._cancelled.is_set():
+                self._on_note(f"a worker died and is replaced: {said}")
+                self._hire()
+        if song is None:
+            return None
+        if self._cancelled.is_set():
+            order.finish(song)
+            return Ending(song, "cancelled", tries=errand.tries)
+        if errand.tries <= self._task.retries:
+            self._lost[song.output] = (errand.tries, errand.began_s)
+            order.give_back(song)
+            return None
+        order.finish(song)
+        failure = StemsplitError(
+            f"{errand.tries} workers died over it, the last of them so: {said}",
+            help="give workers more memory or a shorter --segment; if it alone does it, report it.",
+        )
+        elapsed_s = time.monotonic() - errand.began_s
+        return Ending(song, "failed", failure, elapsed_s, tries=errand.tries)
+
+    def _stop(self) -> None:
+        for member in self._members:
+            if member.is_ready:
+                member.handle.stop.remote()
+
+
+@contextlib.contextmanager
+def _connected(cluster: Cluster) -> Iterator[Any]:
+    """Give Ray, connected to a cluster or to one that was started for this run alone.
+
+    Raises:
+        StemsplitError: It is not installed, or does not answer.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise StemsplitError("the engine ray needs the package ray", help=f"{EXTRA} installs it.")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What the next version will do; the present one announces it at every start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray: Any = importlib.import_module("ray")
+    with _own_signals():
+        try:
+            ray.init(
+                address=cluster.address or "local",
+                include_dashboard=None if cluster.address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                ignore_reinit_error=False,
+            )
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StemsplitError(
+                f"there is no cluster at {cluster.address or 'this machine'!r}: {said}",
+                help="check --address; `ray status` on that machine says whether it runs.",
+            ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep Ray from taking over what a request to end does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _list_nodes(ray: Any) -> list[Mapping[str, float]]:
+    """Return the resources of every machine that is up."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _count_room(ray: Any, cluster: Cluster) -> int:
+    """Return how many workers fit on the machines that are there.
+
+    Raises:
+        UsageError: Not one does.
+    """
+    wanted = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    nodes = _list_nodes(ray)
+    count = sum(
+        min(math.floor(node.get(kind, 0) / share) for kind, share in wanted.items() if share)
+        for node in nodes
+    )
+    if not count:
+        most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in wanted}
+        raise UsageError(
+            f"no machine of the cluster has {cluster.cpus_per_worker:g} cores and "
+            f"{cluster.gpus_per_worker:g} GPUs for a worker; the most are {most['CPU']:g} and "
+            f"{most['GPU']:g}",
+            help="give --cpus-per-worker and --gpus-per-worker less, or say with --workers how "
+            "many to wait for.",
+        )
+    return count

@@ -1,0 +1,218 @@
+"""How a batch went: counts while it runs; a report, and a list of what failed, when it has ended.
+
+The list of failed songs is a table in the sense of `catalogue`, with the reasons beside: given as
+the source of another batch, it has those songs done alone, into the same places.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Any
+
+from typing_extensions import Self
+
+from stemsplit.batch.job import Ending
+from stemsplit.batch.storage import join, open_storage, settle_name
+from stemsplit.errors import StemsplitError
+
+REPORT_NAME = "stemsplit-batch.json"
+FAILED_NAME = "stemsplit-failed.jsonl"
+SCHEMA = 1
+
+_SHOWN_FAILURES = 20
+_IN_MEMORY_BYTES = 1 << 20
+
+
+@dataclass
+class Tally:
+    """What has become of the songs so far.
+
+    Attributes:
+        counts: Songs by status.
+        kinds: Failed songs by the class of their error.
+        audio_s: Length of what was separated.
+        skipped_audio_s: Length of what was there already.
+        tries: How often songs were begun that had been begun before.
+        first_failures: Some failed songs: name and message.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    audio_s: float = 0.0
+    skipped_audio_s: float = 0.0
+    tries: int = 0
+    first_failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, ending: Ending) -> None:
+        """Count a song."""
+        self.counts[ending.status] += 1
+        self.tries += ending.tries - 1
+        if ending.status == "done":
+            self.audio_s += ending.audio_s
+        elif ending.status == "skipped":
+            self.skipped_audio_s += ending.audio_s
+        elif ending.error is not None:
+            self.kinds[type(ending.error).__name__] += 1
+            if len(self.first_failures) < _SHOWN_FAILURES:
+                self.first_failures.append((ending.song.name, ending.error.message))
+
+    @property
+    def songs(self) -> int:
+        """All that have ended, those that were stopped left out."""
+        return sum(count for status, count in self.counts.items() if status != "cancelled")
+
+    def estimate_left_s(self, total: int | None, elapsed_s: float) -> float | None:
+        """Return how long the rest takes if all of it has to be separated; None if nobody knows.
+
+        Args:
+            total: Songs in the catalogue.
+            elapsed_s: Since the first was begun.
+        """
+        worked = self.counts["done"] + self.counts["failed"]
+        if total is None or not worked:
+            return None
+        return max(0, total - self.songs) * elapsed_s / worked
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """A batch that has ended.
+
+    Attributes:
+        source: As it was found.
+        dest: Where the stems are.
+        model: Its name.
+        stems: What came out of each song.
+        engine: "local" or "ray".
+        tally: What became of the songs.
+        total: Songs in the catalogue; None where nobody counted.
+        elapsed_s: From the command's start to its end.
+        is_stopped: Whether it was stopped before its end.
+        failed_list: Where the failed songs are listed; None where none failed.
+        versions: Of the programs.
+    """
+
+    source: str
+    dest: str
+    model: str
+    stems: tuple[str, ...]
+    engine: str
+    tally: Tally
+    total: int | None
+    elapsed_s: float
+    is_stopped: bool
+    failed_list: str | None
+    versions: Mapping[str, str]
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio separated per second, everything included."""
+        return self.tally.audio_s / max(self.elapsed_s, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        tally = self.tally
+        return {
+            "schema": SCHEMA,
+            "source": self.source,
+            "dest": self.dest,
+            "model": self.model,
+            "stems": list(self.stems),
+            "engine": self.engine,
+            "total": self.total,
+            **{name: tally.counts[name] for name in ("done", "skipped", "failed", "cancelled")},
+            "audio_s": round(tally.audio_s, 3),
+            "skipped_audio_s": round(tally.skipped_audio_s, 3),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "speed": round(self.speed, 3),
+            "tried_again": tally.tries,
+            "stopped": self.is_stopped,
+            "errors": dict(tally.kinds.most_common()),
+            "failed_list": self.failed_list,
+            "versions": dict(self.versions),
+        }
+
+    def write(self, name: str) -> None:
+        """Store it as JSON.
+
+        Raises:
+            OutputError: The place cannot be written to.
+            StorageError: Object storage does not answer.
+        """
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        open_storage(name).write(name, text.encode("utf-8", "replace"))
+
+
+class FailedList:
+    """The songs that failed, a JSON object a line, until they are stored where they belong."""
+
+    def __init__(self) -> None:
+        """Begin an empty one, in memory while it is small."""
+        self._count = 0
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115  # closed by `__exit__`
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, ending: Ending, error: StemsplitError) -> None:
+        """Write a song down."""
+        song = ending.song
+        if song.fault is not None:
+            return  # There is no song: its line has to be mended where it is.
+        row = {
+            "path": song.name,
+            "output": song.output,
+            "start": song.start_s,
+            "duration": song.duration_s,
+            "error": type(error).__name__,
+            "message": error.message,
+            "help": error.help,
+        }
+        kept = {key: value for key, value in row.items() if value is not None}
+        self._file.write(json.dumps(kept).encode() + b"\n")
+        self._count += 1
+
+    def store(self, name: str) -> str | None:
+        """Put it where it belongs; where nothing failed, take away the one of an earlier run.
+
+        Returns:
+            The name; None where nothing failed.
+
+        Raises:
+            OutputError: The place cannot be written to.
+            StorageError: Object storage does not answer.
+        """
+        storage = open_storage(name)
+        if not self._count:
+            storage.remove(name)
+            return None
+        self._file.seek(0)
+        storage.write(name, self._file.read())
+        return name
+
+
+def default_places(dest: str, report: str | None, failed: str | None) -> tuple[str, str]:
+    """Return where the report and the list of failed songs go: into the destination, if not told.
+
+    Args:
+        dest: From `settle_name`.
+        report: As typed.
+        failed: As typed.
+    """
+    return (
+        settle_name(report) if report else join(dest, REPORT_NAME),
+        settle_name(failed) if failed else join(dest, FAILED_NAME),
+    )
