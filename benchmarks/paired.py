@@ -62,19 +62,21 @@ def compare(
     *,
     runs: int,
     env: Mapping[str, Mapping[str, str]] | None = None,
+    warm_up: bool = True,
 ) -> dict[str, list[Run]]:
-    """Run every command once uncounted and then `runs` times in turn, and print a table.
+    """Run every command, once uncounted, `runs` times in turn, and print a table.
 
     Args:
         commands: By name; the first is what the others are divided by.
         runs: Counted runs of each.
         env: Environment variables to add, by name.
+        warm_up: Whether to run everything once uncounted.
     """
     results: dict[str, list[Run]] = {name: [] for name in commands}
-    for turn in range(runs + 1):
+    for turn in range(-int(warm_up), runs):
         for name, command in commands.items():
             result = run(command, (env or {}).get(name))
-            if turn:
+            if turn >= 0:
                 results[name].append(result)
     first = next(iter(commands))
     print(
