@@ -146,12 +146,19 @@ class _Member:
         is_ready: Whether its model is loaded.
         is_dead: Whether it has been replaced.
         songs: How many are in its hands.
+        is_tested: Whether the song in its hands has lost its worker before.
     """
 
     handle: Any
     is_ready: bool = False
     is_dead: bool = False
     songs: int = 0
+    is_tested: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes another song."""
+        return self.is_ready and not self.is_tested and self.songs < SONGS_IN_HAND
 
 
 @dataclass
@@ -244,18 +251,25 @@ class _Pool:
         self._errands[member.handle.prepare.remote()] = _Errand(member)
 
     def _hand_out(self, order: Order) -> None:
-        """Give songs to those who have the fewest."""
-        free = [one for one in self._members if one.is_ready and one.songs < SONGS_IN_HAND]
-        while free:
+        """Give songs to those who have the fewest.
+
+        A song that has lost its worker goes to one who has nothing else, and gets nothing else
+        meanwhile: if it was the song that did it, it takes no other with it again.
+        """
+        while free := [member for member in self._members if member.is_free]:
             song = order.take()
             if song is None:
                 return
             member = min(free, key=lambda one: one.songs)
+            is_lost = song.output in self._lost
+            if is_lost and member.songs:
+                order.give_back(song)
+                return
             tries, began_s = self._lost.pop(song.output, (0, time.monotonic()))
             member.songs += 1
+            member.is_tested = is_lost
             errand = _Errand(member, song, tries + 1, began_s)
             self._errands[member.handle.work.remote(song)] = errand
-            free = [one for one in free if one.songs < SONGS_IN_HAND]
 
     def _wait(self) -> list[Any]:
         """Return what has been answered, waiting a moment for the first."""
@@ -281,6 +295,7 @@ class _Pool:
             errand.member.is_ready = True
             return None
         errand.member.songs -= 1
+        errand.member.is_tested = False
         self._deaths = 0
         order.finish(errand.song)
         ending: Ending = answer

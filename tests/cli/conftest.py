@@ -9,45 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
-
-from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+from tiny_model import write_tiny_registry
 
 ROOT = Path(__file__).parents[2]
-STEMS = ("vocals", "accompaniment")
-
-REGISTRY = """\
-default = "tiny"
-
-[models.tiny]
-description = "random weights, for tests"
-architecture = "spleeter"
-stems = ["vocals", "accompaniment"]
-licence = "CC0 1.0"
-source_page = "https://example.org/tiny"
-config = {{ widths = [2, 3, 4, 5, 6, 7], segment_frames = 64 }}
-
-[[models.tiny.files]]
-source = {source!r}
-format = "safetensors"
-"""
-
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The registry file of the tiny model."""
-    folder = tmp_path_factory.mktemp("tiny")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Spleeter(SpleeterConfig.tiny(STEMS))
-    tensors = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
-    save_file(tensors, folder / "tiny.safetensors")
-    path = folder / "tiny.toml"
-    path.write_text(REGISTRY.format(source=str(folder / "tiny.safetensors")))
-    return path
+    return write_tiny_registry(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
