@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from stemsplit.backends.filled import fill_vectors
 from stemsplit.backends.folding import fold_norms
 from stemsplit.backends.phases import split_phases
 from stemsplit.errors import DeviceError, UnknownNameError
@@ -90,6 +91,7 @@ class TorchCore:
         )
         if self._channels_last:
             self._core = split_phases(self._core)
+            fill_vectors(self._core)
             _turn_images(self._core)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
