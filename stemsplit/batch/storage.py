@@ -193,6 +193,7 @@ class ObjectStorage(Storage):
     def walk(self, root: str) -> Iterator[Listing]:
         """List a folder; a request, or one per thousand names, for each folder below it."""
         walk = self._files.walk(root, detail=True, on_error="raise")
+        bare_root = self._files._strip_protocol(root)
         while True:
             with self._asking(root, "read"):
                 found = next(walk, None)
@@ -200,11 +201,9 @@ class ObjectStorage(Storage):
                 return
             folder, folders, files = found
             names = sorted(filter(None, folders), key=_sort_key)
-            yield Listing(
-                self._files.unstrip_protocol(folder),
-                names,
-                sorted(filter(None, files), key=_sort_key),
-            )
+            inside = folder.removeprefix(bare_root).strip("/")
+            here = join(root, inside) if inside else root
+            yield Listing(here, names, sorted(filter(None, files), key=_sort_key))
             # The walk goes into what its own table still has, in the table's order.
             kept = {name: folders[name] for name in names}
             folders.clear()

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from linear_model import separate_song, write_song
+
+from stemsplit.batch import catalogue as module
+from stemsplit.batch.catalogue import Song, open_catalogue
+from stemsplit.batch.storage import Folders, Listing, settle_name
+from stemsplit.errors import StemsplitError, UnknownNameError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def bucket() -> Iterator[Any]:
+    files = fsspec.filesystem("memory", use_listings_cache=False)
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"x")
+
+
+def read(source: str, dest: str = "out") -> list[Song]:
+    return list(open_catalogue(source, settle_name(dest)).read())
+
+
+def outputs(source: str, dest: str = "out") -> list[str]:
+    return [song.output for song in read(source, dest)]
+
+
+def test_a_folder_gives_its_songs_at_any_depth_in_the_order_of_their_names(tmp_path: Path):
+    touch("in/b.mp3", "in/A/z.flac", "in/A/deep/q.ogg", "in/a.wav", "in/notes.doc", "in/.x.wav")
+    touch("in/.git/x.wav", "in/c.wav.part")
+    songs = read("in")
+    assert [song.output for song in songs] == ["a", "b", "A/z", "A/deep/q"]
+    assert songs[2].name == str(tmp_path / "in/A/z.flac")
+    assert (str(songs[3].folder), songs[3].track) == ("A/deep", "q")
+    assert open_catalogue("in", "/out").count() == 4
+
+
+def test_two_songs_of_one_name_in_a_folder_keep_their_suffixes_and_no_other_does():
+    touch("in/song.mp3", "in/Song.flac", "in/other.mp3", "in/x/song.mp3")
+    assert outputs("in") == ["other", "Song.flac", "song.mp3", "x/song"]
+
+
+def test_stems_are_no_songs_wherever_they_are():
+    touch("in/own.mp3")
+    write_song(Path("in/song.wav"))
+    separate_song("in/song.wav", out_dir=Path("in"))
+    separate_song("in/song.wav", out_dir=Path("in"), filename="{track} {stem}.{ext}")
+    assert len(list(Path("in").rglob("*.wav"))) == 5
+    assert outputs("in") == ["own", "song"]
+    assert outputs("in", "in") == ["own", "song"]
+
+
+def test_the_destination_is_not_searched_for_songs():
+    touch("in/a.mp3", "in/out/stray.mp3", "in/outer/b.mp3")
+    assert outputs("in", "in/out") == ["a", "outer/b"]
+
+
+def test_a_bucket_is_a_folder(bucket: Any):
+    for name in ("b.mp3", "A/z.flac", "A/z.wav", "out/stray.mp3", "notes.txt"):
+        bucket.pipe(f"/music/{name}", b"x")
+    songs = read("memory://music", "memory://music/out")
+    assert [song.output for song in songs] == ["b", "A/z.flac", "A/z.wav"]
+    assert songs[1].name == "memory://music/A/z.flac"
+    assert not open_catalogue("memory://music/", "memory://out").is_counted_fast
+
+
+def test_a_folder_is_listed_no_further_than_songs_are_taken(monkeypatch: pytest.MonkeyPatch):
+    listed: list[str] = []
+
+    class Endless(Folders):
+        def walk(self, root: str) -> Iterator[Listing]:
+            for number in range(10**9):
+                listed.append(f"{root}/{number}")
+                yield Listing(listed[-1], [], ["a.mp3", "b.mp3"])
+
+    Path("in").mkdir()
+    monkeypatch.setattr(module, "open_storage", lambda name: Endless())
+    songs = open_catalogue("in", "/out").read()
+    assert [song.output for song in islice(songs, 5)] == ["0/a", "0/b", "1/a", "1/b", "2/a"]
+    assert len(listed) == 3
+
+
+def test_a_list_has_a_path_a_line_and_keeps_the_folders_that_it_names(tmp_path: Path):
+    lines = ["a/song.mp3", "", "/music/b/é.flac", "../up.wav", "s3://bucket/c/x.y.mp3", "noext"]
+    Path("lists").mkdir()
+    Path("lists/songs.txt").write_text("\ufeff" + "\r\n".join(lines), "utf-8")
+    songs = read("lists/songs.txt")
+    assert [song.output for song in songs] == ["a/song", "music/b/é", "up", "bucket/c/x.y", "noext"]
+    assert [song.name for song in songs] == [
+        str(tmp_path / "lists/a/song.mp3"),
+        "/music/b/é.flac",
+        str(tmp_path / "up.wav"),
+        "s3://bucket/c/x.y.mp3",
+        str(tmp_path / "lists/noext"),
+    ]
+
+
+def test_a_name_that_is_no_utf8_is_still_that_file():
+    Path("songs.txt").write_bytes(b"caf\xe9.mp3\n")
+    (song,) = read("songs.txt")
+    assert os.fsencode(song.name).endswith(b"caf\xe9.mp3")
+
+
+def test_a_list_in_a_bucket_names_its_neighbours(bucket: Any):
+    bucket.pipe("/music/lists/songs.txt", b"../a/x.mp3\n/local/y.mp3\n")
+    songs = read("memory://music/lists/songs.txt")
+    assert [song.name for song in songs] == ["memory://music/a/x.mp3", "/local/y.mp3"]
+
+
+def test_a_part_of_a_list_puts_its_stems_where_the_whole_would():
+    Path("songs.txt").write_text("x/a.mp3\nx/b.mp3\n/m/c.mp3\n")
+    Path("part.txt").write_text("/m/c.mp3\nx/b.mp3\n")
+    assert {*outputs("part.txt")} < {*outputs("songs.txt")}
+
+
+def test_a_csv_says_outputs_and_times():
+    Path("songs.csv").write_text(
+        'path,output,start,duration\n"a, b.mp3",x/../y/one,1.5,\nb.mp3,,,30\n\n'
+    )
+    assert read("songs.csv") == [
+        Song(settle_name("a, b.mp3"), "x/y/one", 1.5, None),
+        Song(settle_name("b.mp3"), "b", None, 30.0),
+    ]
+
+
+def test_json_lines_say_the_same_and_reasons_of_a_failed_list_are_passed_over():
+    Path("songs.jsonl").write_text(
+        '{"path": "a.mp3", "start": 2, "error": "X", "message": "y", "help": "z"}\n'
+    )
+    assert read("songs.jsonl") == [Song(settle_name("a.mp3"), "a", 2.0)]
+
+
+def test_a_row_that_cannot_be_read_is_a_song_that_fails():
+    rows = ["nonsense", "[1]", '{"path": 3}', '{"path": "a.mp3", "start": "x"}']
+    rows += [
+        '{"path": "a.mp3", "duration": 0}',
+        '{"path": "a.mp3", "strat": 1}',
+        '{"path": "b.mp3"}',
+    ]
+    Path("songs.jsonl").write_text("\n".join(rows))
+    songs = read("songs.jsonl")
+    faults = [song.fault for song in songs]
+    assert [bool(fault) for fault in faults] == [True] * 6 + [False]
+    messages = [fault.message for fault in faults if fault]
+    assert all(f"row {row} of" in message for row, message in enumerate(messages, start=1))
+    assert "start 'x'" in messages[3]
+    assert "duration 0" in messages[4]
+    assert "no column 'strat'" in messages[5]
+    assert len({song.output for song in songs}) == 7
+
+
+def test_a_table_is_refused_for_its_columns_at_once():
+    Path("songs.csv").write_text("path,outptu\na.mp3,b\n")
+    with pytest.raises(UnknownNameError, match="no column 'outptu'") as error:
+        read("songs.csv")
+    assert "output" in error.value.help
+    Path("songs.csv").write_text("output,start\nb,1\n")
+    with pytest.raises(UsageError, match="no column 'path'"):
+        read("songs.csv")
+
+
+def test_a_row_of_too_many_columns_fails_alone():
+    Path("songs.csv").write_text("path,output\na.mp3,b,c\nb.mp3,d\n")
+    first, second = read("songs.csv")
+    assert first.fault is not None
+    assert second.output == "d"
+
+
+def test_a_single_song_is_a_catalogue():
+    touch("in/song.x.opus")
+    assert outputs("in/song.x.opus") == ["song.x"]
+
+
+def test_a_source_that_is_not_there_is_refused(bucket: Any):
+    for source in ("nothing", "memory://nothing"):
+        with pytest.raises(UsageError, match="no folder and no file"):
+            open_catalogue(source, "/out")
+
+
+def test_storage_of_no_known_kind_is_refused_with_those_that_are_near():
+    with pytest.raises(UnknownNameError, match="'s4'") as error:
+        open_catalogue("s4://bucket", "/out")
+    assert "s3" in error.value.help
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StemsplitError, match="fsspec") as error:
+        open_catalogue("s3://bucket", "/out")
+    assert 'pip install "stemsplit[cloud]"' in error.value.help
