@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stemsplit.errors import UsageError
+
 LAUNCHER = "STEMSPLIT_LAUNCHER"
 """The variable by which a process tells those that it launches its number."""
 
@@ -68,16 +70,37 @@ def find_rank(environment: Mapping[str, str] = os.environ, devices: int = 1) -> 
 
 
 def find_launch(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """Return devices per machine and machines, where torchrun or SLURM has decided them."""
+    """Return devices per machine and machines, where torchrun or SLURM has decided them.
+
+    Raises:
+        UsageError: SLURM started several tasks and does not say how many on each machine.
+    """
     local = environment.get("LOCAL_WORLD_SIZE", "")
     world = environment.get("WORLD_SIZE", "")
     if local.isdecimal() and world.isdecimal():
         return int(local), int(world) // int(local)
+    if not is_slurm_task(environment):
+        return None
     tasks = environment.get("SLURM_NTASKS_PER_NODE", "")
     nodes = environment.get("SLURM_NNODES", environment.get("SLURM_JOB_NUM_NODES", ""))
     if tasks.isdecimal() and nodes.isdecimal():
         return int(tasks), int(nodes)
+    all_tasks = environment.get("SLURM_NTASKS", "")
+    if all_tasks.isdecimal() and int(all_tasks) > 1:
+        raise UsageError(
+            f"SLURM started {all_tasks} tasks and does not say how many on each machine",
+            help="give srun --nodes and --ntasks-per-node, in place of --ntasks.",
+        )
     return None
+
+
+def is_slurm_task(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether srun started this process as one of those that train together.
+
+    A shell in an allocation has SLURM's variables as well, and so has what torchrun starts there.
+    """
+    is_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_PROCID" in environment and "RANK" not in environment and not is_shell
 
 
 @contextlib.contextmanager

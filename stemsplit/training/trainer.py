@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from stemsplit.errors import UsageError
 from stemsplit.training.preparation import Processes
+from stemsplit.training.processes import is_slurm_task
 from stemsplit.training.recipe import RecipeConfig
 from stemsplit.training.run_folder import RunFolder
 
@@ -47,7 +48,7 @@ def make_trainer(
     if kind == "cuda" and processes.device.index is not None:
         devices = [processes.device.index]
     # A run is resumed by its own command, not by Lightning.
-    plugins: Any = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    plugins: Any = [SLURMEnvironment(auto_requeue=False)] if is_slurm_task() else []
     return pl.Trainer(
         accelerator=ACCELERATORS[kind],
         devices=devices,

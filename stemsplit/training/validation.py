@@ -169,7 +169,7 @@ class Validator:
             check: Called before every track; what it raises ends the work.
         """
         device = str(next(model.parameters()).device)
-        separator = Separator(model, device=device)
+        separator = Separator(model, device=device, backend="torch")
         scores: dict[str, list[float]] = {stem: [] for stem in model.stems}
         for track in self._scored[rank::world]:
             check()
