@@ -86,9 +86,12 @@ def run_on_cluster(
         StemsplitError: Ray is not installed or does not answer, the model cannot be loaded by a
             worker, or workers die as fast as they are made.
     """
-    if cluster.gpus_per_worker == 0 and task.options.device == "auto":
+    options = task.options
+    if cluster.gpus_per_worker == 0 and options.device == "auto":
         # Ray would not keep two workers from the same GPU that neither has asked for.
-        task = replace(task, options=replace(task.options, device="cpu"))
+        options = replace(options, device="cpu")
+    threads = options.threads or max(1, math.floor(cluster.cpus_per_worker))
+    task = replace(task, options=replace(options, threads=threads))
     with _connected(cluster) as ray:
         count = cluster.workers or _count_room(ray, cluster)
         on_note(f"{count} workers on a cluster of {len(_list_nodes(ray))} machines")
@@ -102,20 +105,16 @@ def run_on_cluster(
 class _Actor:
     """What runs in a worker's process."""
 
-    def __init__(self, task: Task, threads: int) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
-        self._threads = threads
         self._cancelled = threading.Event()
         self._worker: SongWorker | None = None
 
     def prepare(self) -> StemsplitError | None:
         """Load the model; an error is returned, so that it arrives as what it is."""
-        import torch
-
         from stemsplit.backends.process import keep_freed_memory
 
         keep_freed_memory()
-        torch.set_num_threads(self._threads)
         try:
             self._worker = SongWorker(self._task, load_separator(self._task), self._cancelled)
         except StemsplitError as error:
@@ -128,7 +127,7 @@ class _Actor:
         """Do a song. Songs are in threads of their own, which have to be told their share."""
         import torch
 
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._task.options.threads or 1)
         assert self._worker is not None, "songs come after `prepare`"
         return self._worker.work(song)
 
@@ -245,8 +244,7 @@ class _Pool:
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": _WORKER_ENVIRONMENT},
         )
-        threads = max(1, math.floor(cluster.cpus_per_worker))
-        member = _Member(kind.remote(self._task, threads))
+        member = _Member(kind.remote(self._task))
         self._members.append(member)
         self._errands[member.handle.prepare.remote()] = _Errand(member)
 

@@ -153,7 +153,8 @@ def run_catalogue(
     worker = SongWorker(task, make_separator(), cancelled, slots=workers)
     order = Order(songs)
     pending: dict[Future[Ending], Song] = {}
-    share = max(1, threads // workers)
+    # The options may have named another number.
+    share = max(1, torch.get_num_threads() // workers)
     pool = ThreadPoolExecutor(
         SONGS_IN_HAND * workers, initializer=torch.set_num_threads, initargs=(share,)
     )

@@ -20,8 +20,8 @@ from stemsplit.backends.process import let_idle_threads_sleep
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
-COMMANDS = ("separate", "models", "prepare", "train", "eval", "doctor")
-RESERVED = ("export", "batch")
+COMMANDS = ("separate", "batch", "models", "prepare", "train", "eval", "doctor")
+RESERVED = ("export",)
 """Commands to come: a file with such a name is ./export today, so that it stays that."""
 
 EXIT_DONE = 0

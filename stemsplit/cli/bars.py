@@ -13,6 +13,7 @@ from rich.progress import Progress as Live
 from rich.text import Text
 from typing_extensions import Self
 
+from stemsplit.cli.batch_progress import BatchLines, State
 from stemsplit.cli.evaluate_progress import EvalLines
 from stemsplit.cli.progress import (
     Plan,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stemsplit.batch.local import Outcome
+    from stemsplit.batch.report import BatchReport
     from stemsplit.datasets.track import Track
     from stemsplit.evaluation.report import Report
     from stemsplit.evaluation.run import TrackOutcome, TrackProgress
@@ -206,6 +208,30 @@ class EvalBars(LiveVoice, EvalLines):
         """Take the bar away first: the table goes to standard output."""
         self._live.stop()
         super().on_report(report, folder, table)
+
+
+class BatchBars(LiveVoice, BatchLines):
+    """One bar for the whole catalogue below the lines."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on `console`, or on standard error."""
+        super().__init__(*_one_bar(), console=console)
+        self._task = self._live.add_task("loading", total=None, note="")
+
+    def show(self, state: State) -> None:
+        """Move the bar."""
+        self._live.update(
+            self._task,
+            description="songs",
+            completed=state.tally.songs,
+            total=state.total,
+            note=state.describe(),
+        )
+
+    def on_report(self, report: BatchReport, place: str) -> None:
+        """Take the bar away first."""
+        self._live.stop()
+        super().on_report(report, place)
 
 
 class TrainBars(LiveVoice, TrainLines):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stemsplit.cli.batch import batch
 from stemsplit.cli.doctor import doctor
 from stemsplit.cli.evaluate import evaluate
 from stemsplit.cli.layout import Command, Root
@@ -35,6 +36,7 @@ def build_program() -> Any:
     )
     app.callback()(stemsplit)
     app.command(cls=Command)(separate)
+    app.command(cls=Command)(batch)
     app.add_typer(build_models(), name="models")
     app.command(cls=Command)(prepare)
     app.command(cls=Command)(train)

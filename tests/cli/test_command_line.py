@@ -39,6 +39,7 @@ def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
         (["./models"], ["separate", "./models"]),
         (["./train"], ["separate", "./train"]),
         (["separate", "a.wav"], ["separate", "a.wav"]),
+        (["batch", "in"], ["batch", "in"]),
         (["models"], ["models", "list"]),
         (["models", "--json"], ["models", "list", "--json"]),
         (["models", "--help"], ["models", "--help"]),
@@ -71,7 +72,7 @@ def test_a_file_named_like_a_command_is_pointed_out(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["export", "batch"])
+@pytest.mark.parametrize("name", ["export"])
 def test_names_of_commands_to_come_are_kept_free(
     home: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

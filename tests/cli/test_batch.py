@@ -1,0 +1,243 @@
+"""`stemsplit batch` as its users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from linear_model import hash_tree, write_song
+
+from stemsplit.batch.catalogue import Song
+from stemsplit.batch.job import Ending
+from stemsplit.batch.report import Tally
+from stemsplit.cli import main
+from stemsplit.cli.batch_progress import BatchLines, State
+from stemsplit.errors import DecodeError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+
+    def call(*arguments: str) -> Done:
+        capsys.readouterr()
+        status = main(arguments)
+        return Done(status, *capsys.readouterr())
+
+    return call
+
+
+def write_songs(count: int = 3, seconds: float = 1.0) -> None:
+    for number in range(count):
+        write_song(Path(f"in/album/{number}.wav"), seconds, seed=number)
+
+
+def without_report(folder: str) -> dict[str, str]:
+    return {
+        name.removeprefix(folder): digest
+        for name, digest in hash_tree(folder).items()
+        if "/stemsplit-" not in name
+    }
+
+
+def events(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_folder_comes_out_as_separate_makes_it_and_a_rerun_skips_it(run: Run):
+    write_songs()
+    done = run("batch", "in", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "separated  3" in done.stderr
+    assert run("separate", "in", "-o", "plain").returncode == 0
+    assert without_report("out") == without_report("plain")
+    again = run("batch", "in", "-o", "out", "--workers", "2")
+    assert again.returncode == 0
+    assert "skipped  3" in again.stderr
+    assert sorted(path.name for path in Path("out").glob("stemsplit-*")) == ["stemsplit-batch.json"]
+
+
+def test_what_failed_is_listed_with_reasons_and_done_alone_when_it_is_mended(run: Run):
+    write_songs()
+    sound = Path("in/album/1.wav").read_bytes()
+    Path("in/album/1.wav").write_bytes(b"no music" * 99)
+    done = run("batch", "in", "-o", "out")
+    assert done.returncode == 1
+    assert "failed: " in done.stderr
+    assert "is text, not audio" in done.stderr
+    (row,) = map(json.loads, Path("out/stemsplit-failed.jsonl").read_text().splitlines())
+    assert row["path"] == str(Path("in/album/1.wav").absolute())
+    assert (row["output"], row["error"]) == ("album/1", "DecodeError")
+    report = json.loads(Path("out/stemsplit-batch.json").read_text())
+    assert (report["done"], report["failed"], report["total"]) == (2, 1, 3)
+    assert report["errors"] == {"DecodeError": 1}
+    assert report["failed_list"] == str(Path("out/stemsplit-failed.jsonl").absolute())
+    Path("in/album/1.wav").write_bytes(sound)
+    alone = run("batch", "out/stemsplit-failed.jsonl", "-o", "out", "--json")
+    assert alone.returncode == 0, alone.stderr
+    assert [one["event"] for one in events(alone)] == ["begin", "song_done", "progress", "summary"]
+    assert not Path("out/stemsplit-failed.jsonl").exists()
+    assert run("separate", "in", "-o", "plain").returncode == 0
+    assert without_report("out") == without_report("plain")
+
+
+def test_json_tells_every_song_and_ends_with_the_report(run: Run):
+    write_songs(2)
+    Path("in/bad.mp3").write_bytes(b"no music" * 99)
+    done = run("batch", "in", "-o", "out", "--json", "--report", "r.json", "--failed", "f.jsonl")
+    assert done.returncode == 1
+    told = events(done)
+    by_song = {one["song"][-7:]: one for one in told if one["event"].startswith("song_")}
+    assert by_song["m/0.wav"]["event"] == "song_done"
+    assert by_song["m/0.wav"]["audio_s"] == 1.0
+    assert by_song["bad.mp3"]["error"] == "DecodeError"
+    assert by_song["bad.mp3"]["tries"] == 1
+    summary = told[-1]
+    assert summary["event"] == "summary"
+    stored = json.loads(Path("r.json").read_text())
+    assert {key: summary[key] for key in stored} == stored
+    assert Path("f.jsonl").exists()
+    assert not list(Path("out").glob("stemsplit-*"))
+
+
+def test_quiet_says_errors_only(run: Run):
+    write_songs(1)
+    assert run("batch", "in", "-o", "out", "-q").stderr == ""
+    Path("in/bad.mp3").write_bytes(b"no music" * 99)
+    said = run("batch", "in", "-o", "out", "-q").stderr.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("error: ")
+
+
+def test_a_list_with_outputs_and_times(run: Run):
+    write_songs(1)
+    Path("songs.csv").write_text("path,output,start,duration\nin/album/0.wav,x/y,0.25,0.5\n")
+    assert run("batch", "songs.csv", "-o", "out", "--format", "flac").returncode == 0
+    manifest = json.loads(Path("out/x/y/stemsplit.json").read_text())
+    assert manifest["duration_s"] == 0.5
+    assert Path("out/x/y/vocals.flac").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(home: Path, run: Run):
+    write_songs(8, 10.0)
+    command = [sys.executable, "-m", "stemsplit", "batch", "in", "-o", "out", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if '"song_done"' in line:
+                child.send_signal(signal.SIGINT)
+                break
+        told = [json.loads(line) for line in child.stdout]
+    assert child.returncode == 130
+    summary = told[-1]
+    assert summary["event"] == "summary"
+    assert summary["stopped"]
+    assert not list(Path("out").rglob("*.part"))
+    assert len(list(Path("out").rglob("stemsplit.json"))) == summary["done"] < 8
+    again = run("batch", "in", "-o", "out", "--json")
+    assert again.returncode == 0
+    last = events(again)[-1]
+    assert (last["done"], last["skipped"]) == (8 - summary["done"], summary["done"])
+
+
+def test_a_list_that_is_stopped_midway_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch):
+    import stemsplit.batch.local as local
+
+    Path("out").mkdir()
+    failed = Path("out/stemsplit-failed.jsonl")
+    failed.write_text('{"path": "a.wav"}\n{"path": "b.wav"}\n')
+    before = failed.read_bytes()
+
+    def stop_at_once(task: Any, make: Any, songs: Any, *, workers: int, cancelled: Any) -> Any:
+        cancelled.set()
+        yield Ending(next(songs), "failed", DecodeError("no", help="mend it"))
+
+    monkeypatch.setattr(local, "run_catalogue", stop_at_once)
+    assert main(["batch", str(failed), "-o", "out", "-q"]) == 130
+    assert failed.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no catalogue"),
+        (["nothing"], "no folder and no file 'nothing'"),
+        (["in", "--engine", "spark"], "no engine 'spark'"),
+        (["in", "--address", "auto"], "--address is of a Ray cluster"),
+        (["in", "--workers", "0"], "--workers '0'"),
+        (["in", "--retries", "-1"], "--retries '-1'"),
+        (["in", "--cpus-per-worker", "0"], "--cpus-per-worker '0'"),
+        (["in", "--filename", "{artist}/{stem}"], "cannot depend on tags"),
+        (["in", "-o", "in/notes"], "is a file"),
+        (["in", "-o", "s4://x"], "no kind of storage 's4'"),
+        (["empty"], "has no audio or video files"),
+    ],
+)
+def test_what_cannot_be_meant_is_two_lines_and_the_code_two(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    write_songs(1)
+    Path("in/notes").write_text("x")
+    Path("empty").mkdir()
+    before = hash_tree()
+    assert main(["batch", *arguments, *([] if "-o" in arguments else ["-o", "out"]), "-q"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert message in said[0]
+    assert hash_tree() == before
+
+
+def test_without_ray_the_extra_is_named(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    write_songs(1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["batch", "in", "-o", "out", "--engine", "ray", "-q"]) == 1
+    assert 'pip install "stemsplit[ray]"' in capsys.readouterr().err
+
+
+def test_the_line_says_how_far_it_is_and_what_is_left():
+    tally = Tally()
+    for number in range(4):
+        tally.add(Ending(Song(f"{number}", f"{number}"), "done", audio_s=1800.0))
+    tally.add(Ending(Song("4", "4"), "skipped", audio_s=60.0))
+    tally.add(Ending(Song("5", "5"), "failed", DecodeError("no", help="mend it")))
+    state = State(tally, 16, 100.0)
+    assert state.describe() == (
+        "6/16 songs, 1 skipped, 1 failed, 2.00 h of audio, 72.0x real time, 3:20 left"
+    )
+    assert State(tally, None, 100.0).describe().startswith("6 songs, ")
+    assert "left" not in State(tally, None, 100.0).describe()
+
+
+def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]):
+    now = [0.0]
+    lines = BatchLines(clock=lambda: now[0])
+    ending = Ending(Song("a", "a"), "done", audio_s=1.0)
+    for second in range(25):
+        now[0] = float(second)
+        lines.on_ending(ending, State(Tally(), None, now[0]))
+    assert len(capsys.readouterr().err.splitlines()) == 2
