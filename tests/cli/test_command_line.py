@@ -88,7 +88,7 @@ def test_names_of_commands_to_come_are_kept_free(
     ("arguments", "message", "help"),
     [
         (["modles"], "there is no file and no command 'modles'", "stemsplit models"),
-        (["zzzz"], "there is no file and no command 'zzzz'", "separate, models, prepare, train"),
+        (["zzzz"], "there is no file and no command 'zzzz'", "separate, batch, models, prepare, train"),
         (["models", "lst"], "there is no command 'lst'", "list"),
         (["models", "info"], "NAME is missing", "models info --help"),
         (["models", "import", "tiny"], "FILE... is missing", "models import --help"),
