@@ -204,7 +204,7 @@ class DatasetError(StemsplitError):
 
 
 class TrainingError(StemsplitError):
-    """A training cannot go on: its loss is not a number; the run folder is as it was."""
+    """A training cannot go on: no number for a loss, or a process of it is gone."""
 
 
 class DeviceError(StemsplitError):

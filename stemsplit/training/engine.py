@@ -114,7 +114,7 @@ def train(request: Request, on_event: OnEvent = ignore) -> None:
     Raises:
         UsageError: Something does not fit; nothing has been written.
         DatasetError: The data cannot be read.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or another process of the training is gone.
         CancelledError: SIGINT or SIGTERM came; the run can be resumed.
     """
     require_extra()
@@ -133,7 +133,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
     from stemsplit.training.loop import Loop
     from stemsplit.training.module import StemTraining
     from stemsplit.training.preparation import describe_origin
-    from stemsplit.training.processes import as_launcher
+    from stemsplit.training.processes import as_launcher, explain_lost_process
     from stemsplit.training.stopping import Stopping
     from stemsplit.training.stream import BatchStream, Position
     from stemsplit.training.trainer import make_trainer
@@ -175,7 +175,7 @@ def _train(request: Request, run: RunFolder, on_event: OnEvent, *, is_first: boo
         )
     )
     try:
-        with stopping, _about(run), as_launcher():
+        with stopping, _about(run), as_launcher(), explain_lost_process():
             trainer.fit(module, stream)
     finally:
         loader.close()

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stemsplit.errors import UsageError
+from stemsplit.errors import TrainingError, UsageError
 
 LAUNCHER = "STEMSPLIT_LAUNCHER"
 """The variable by which a process tells those that it launches its number."""
@@ -101,6 +101,27 @@ def is_slurm_task(environment: Mapping[str, str] = os.environ) -> bool:
     """
     is_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return "SLURM_PROCID" in environment and "RANK" not in environment and not is_shell
+
+
+@contextlib.contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Say which is to blame where torch only says that a connection is gone.
+
+    Raises:
+        TrainingError: Another process ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error)
+        # Gloo raises a plain RuntimeError, told by the place in its own code.
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in words:
+            raise
+        said = words.splitlines()[0]
+        raise TrainingError(
+            f"another process of this training ended, or cannot be reached: {said}",
+            help="see what it said last, and go on with --resume.",
+        ) from error
 
 
 @contextlib.contextmanager
