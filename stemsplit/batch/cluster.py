@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -34,6 +35,7 @@ EXTRA = 'pip install "stemsplit[ray]"'
 
 _WAKE_S = 0.5
 _STOPPING_S = 20.0
+_KNOCK_S = 10.0
 _WAITING_NOTE_S = 30.0
 _HOPELESS_DEATHS = 10
 """So many workers may die one after the other, and as many more as there are, without a song."""
@@ -355,6 +357,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     ray: Any = importlib.import_module("ray")
     with _own_signals():
         try:
+            _knock(cluster.address)
             ray.init(
                 address=cluster.address or "local",
                 include_dashboard=None if cluster.address else False,
@@ -372,6 +375,18 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Connect to a cluster's port once: Ray itself asks for minutes, and writes about it.
+
+    Raises:
+        OSError: Nobody answers.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host.rpartition("/")[2], int(port)), _KNOCK_S):
+            pass
 
 
 @contextlib.contextmanager

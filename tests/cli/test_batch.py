@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -217,6 +218,23 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["batch", "in", "-o", "out", "--engine", "ray", "-q"]) == 1
     assert 'pip install "stemsplit[ray]"' in capsys.readouterr().err
+
+
+def test_a_cluster_that_does_not_answer_is_said_so(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    write_songs(1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        given = ["--engine", "ray", "--address", address]
+        assert main(["batch", "in", "-o", "out", "-q", *given]) == 1
+    said = capsys.readouterr().err
+    assert f"there is no cluster at '{address}': " in said
+    assert "--address" in said
 
 
 def test_the_line_says_how_far_it_is_and_what_is_left():
