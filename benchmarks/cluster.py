@@ -1,0 +1,269 @@
+"""What Ray costs for each song, what a second worker brings, and what a catalogue costs by that.
+
+    python benchmarks/cluster.py                        measure on this machine
+    python benchmarks/cluster.py --songs 40 --seconds 30 --model d3net --runs 5
+    python benchmarks/cluster.py --plan --speed 60 --workers 16 --machines 10 --price 0.8 ...
+
+Measured are, in turns and on the same songs: the local engine with one thread; Ray with one worker
+of one core; Ray with two such workers. Each begins with songs that are not counted, until all
+workers are at work, and stops counting while all still are. The differences:
+
+    overhead per song       Ray with one worker, less the local engine
+    two workers beside one  songs per second of the one and of the other
+
+`--plan` computes with figures of your own: nothing in it is assumed but what a flag says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from songs import find_excerpt, run_apart, write_song
+
+OVERHEAD_BAR_MS = 100.0
+GAIN_BAR = 1.8
+WORKERS_AT_MOST = 2
+
+COUNTS = (100_000, 100_000_000)
+
+
+def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, result: str) -> None:
+    """Do all songs of a folder, and write down the seconds per song once all workers are at work.
+
+    In a process of its own: nothing is warm from the run before.
+
+    Args:
+        folder: With `in`, and `out`, which is kept.
+        model: Its name.
+        engine: "local" or "ray".
+        workers: Of one thread each.
+        done: Whether the stems are there already: that measures skipping.
+        result: The file for the number.
+    """
+    from stemsplit.backends.process import let_idle_threads_sleep
+
+    let_idle_threads_sleep()
+    from stemsplit.batch.catalogue import open_catalogue
+    from stemsplit.batch.cluster import Cluster, run_on_cluster
+    from stemsplit.batch.job import SONGS_IN_HAND, Task, load_separator
+    from stemsplit.batch.local import run_catalogue
+    from stemsplit.separation.files import FileOptions
+    from stemsplit.separation.plan import Options
+    from stemsplit.weights.registry import Registry
+
+    registry = Registry.load()
+    entry = registry.get(model)
+    options = Options(device="cpu", threads=1)
+    dest = str(Path(folder) / ("out" if done else f"out-{engine}-{workers}-{time.time_ns()}"))
+    task = Task(entry, registry, entry.stems, options, FileOptions(overwrite=False), dest)
+    catalogue = open_catalogue(str(Path(folder) / "in"), dest)
+    stop = threading.Event()
+    songs = catalogue.read()
+    if engine == "ray":
+        cluster = Cluster(workers=workers)
+        endings = run_on_cluster(task, songs, cluster, cancelled=stop, on_note=print)
+    else:
+        endings = run_catalogue(task, lambda: load_separator(task), songs, cancelled=stop)
+    ended_s = []
+    for ending in endings:
+        if ending.error is not None:
+            raise SystemExit(f"{ending.song.name}: {ending.error}")
+        ended_s.append(time.perf_counter())
+    idle = SONGS_IN_HAND * WORKERS_AT_MOST
+    counted = ended_s[len(ended_s) // 3 : len(ended_s) - idle]
+    Path(result).write_text(str((counted[-1] - counted[0]) / (len(counted) - 1)))
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Measure, print, and return 1 where a bar is missed."""
+    with tempfile.TemporaryDirectory(prefix="cluster-") as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        first = write_song(folder / "in" / "0000.wav", options.seconds)
+        for number in range(1, options.songs):
+            os.link(first, folder / "in" / f"{number:04d}.wav")
+        found: dict[str, list[float]] = {"local": [], "ray": [], "ray, two workers": []}
+        for _ in range(options.runs):
+            for kind, times in found.items():
+                engine, workers = kind[:5].strip(","), 2 if "two" in kind else 1
+                times.append(run_once(folder, options.model, engine, workers))
+        skipping = run_once(folder, options.model, "local", 1, done=True, fill=True)
+        skipping_ray = run_once(folder, options.model, "ray", 1, done=True)
+    print(f"{options.songs} songs of {options.seconds:g} s, {options.model}, {options.runs} runs:")
+    for kind, times in found.items():
+        middle = statistics.median(times)
+        print(
+            f"  {kind:18} {middle:8.3f} s a song ({min(times):.3f} to {max(times):.3f}), "
+            f"speed {options.seconds / middle:.1f} times real time"
+        )
+    pairs = list(zip(*found.values(), strict=True))
+    overhead_ms = 1000 * statistics.median(ray - local for local, ray, _ in pairs)
+    gain = statistics.median(one / two for _, one, two in pairs)
+    print(f"overhead per song       {overhead_ms:8.0f} ms  (bar: under {OVERHEAD_BAR_MS:.0f})")
+    print(f"two workers beside one  {gain:8.2f} x   (bar: {GAIN_BAR})")
+    print(f"a song that is done is skipped in {1000 * skipping:.0f} ms; with Ray in ", end="")
+    print(f"{1000 * skipping_ray:.0f} ms")
+    decode_speed = time_decoding()
+    print(f"ffmpeg decodes AAC {decode_speed:.0f} times faster than real time on one core")
+    return int(overhead_ms >= OVERHEAD_BAR_MS or gain < GAIN_BAR)
+
+
+def run_once(
+    folder: Path,
+    model: str,
+    engine: str,
+    workers: int,
+    *,
+    done: bool = False,
+    fill: bool = False,
+) -> float:
+    """Time the songs in a process of its own; where `fill`, once before, so that all are done."""
+    result = folder / "result.txt"
+    for _ in range(2 if fill else 1):
+        run_apart(time_songs, str(folder), model, engine, workers, done, str(result))
+    return float(result.read_text())
+
+
+def time_decoding() -> float:
+    """Return how many times faster than real time one core decodes the excerpt's AAC."""
+    from stemsplit.audio import decode_blocks
+
+    speeds = []
+    for _ in range(5):
+        began_s = os.times()
+        with decode_blocks(find_excerpt()) as blocks:
+            samples = sum(block.shape[1] for block in blocks)
+            rate = blocks.sample_rate
+        ended_s = os.times()
+        cpu_s = sum(ended_s[:4]) - sum(began_s[:4])
+        speeds.append(samples / rate / max(cpu_s, 1e-9))
+    return statistics.median(speeds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A catalogue of one size.
+
+    Attributes:
+        songs: How many.
+        machine_hours: Of work.
+        days: With the machines that there are.
+        compute: Price of the machines.
+        requests: Price of what object storage is asked.
+        storage: Price of the stems for a month.
+        stored_tb: What they take.
+        gbps: Network of one machine, in and out.
+        requests_per_s: Of all machines together.
+        listing_hours: Reading the names, a thousand at a time.
+    """
+
+    songs: int
+    machine_hours: float
+    days: float
+    compute: float
+    requests: float
+    storage: float
+    stored_tb: float
+    gbps: float
+    requests_per_s: float
+    listing_hours: float
+
+
+def plan(options: argparse.Namespace) -> Iterator[Row]:
+    """Compute what catalogues cost.
+
+    A song takes minutes * 60 / speed + overhead seconds of a worker. What it asks of object storage
+    is counted in `stemsplit.batch.job`: one listing, and as writes the claim, each stem and the
+    manifest; its own bytes and what is known of them are two reads.
+    """
+    for songs in options.counts:
+        song_s = options.minutes * 60 / options.speed + options.overhead_ms / 1000
+        songs_per_s = options.workers * options.machines / song_s
+        writes = options.stems + 2 + 1  # S3 asks as much for a listing as for a write
+        cents = writes * options.price_writes + 2 * options.price_reads
+        stored_gb = songs * options.out_mb / 1000
+        machine_hours = songs * song_s / options.workers / 3600
+        yield Row(
+            songs=songs,
+            machine_hours=machine_hours,
+            days=songs / songs_per_s / 86400,
+            compute=machine_hours * options.price,
+            requests=songs * cents / 1000,
+            storage=stored_gb * options.price_storage,
+            stored_tb=stored_gb / 1000,
+            gbps=options.workers / song_s * (options.in_mb + options.out_mb) * 8 / 1000,
+            requests_per_s=songs_per_s * (writes + 2),
+            listing_hours=songs / 1000 * options.listing_ms / 1000 / 3600,
+        )
+
+
+def print_plan(options: argparse.Namespace) -> int:
+    """Print the table of `plan`, and where the bottleneck is."""
+    missing = [
+        f"--{name.replace('_', '-')}"
+        for name in ("speed", "workers", "machines", "price", "stems", "in_mb", "out_mb")
+        if getattr(options, name) is None
+    ]
+    if missing:
+        print(f"--plan needs {', '.join(missing)}: measure them, and look the prices up")
+        return 2
+    rows = list(plan(options))
+    lines = {
+        "songs": lambda row: f"{row.songs:,}",
+        "machine hours": lambda row: f"{row.machine_hours:,.0f}",
+        f"days on {options.machines} machines": lambda row: f"{row.days:,.2f}",
+        "compute": lambda row: f"{row.compute:,.0f}",
+        "requests": lambda row: f"{row.requests:,.0f}",
+        "stems, TB": lambda row: f"{row.stored_tb:,.1f}",
+        "stems, a month": lambda row: f"{row.storage:,.0f}",
+        "Gbit/s of a machine": lambda row: f"{row.gbps:.2f}",
+        "requests/s of all": lambda row: f"{row.requests_per_s:,.0f}",
+        "hours of listing": lambda row: f"{row.listing_hours:,.1f}",
+    }
+    for title, show in lines.items():
+        print(f"{title:24}" + "".join(f"{show(row):>18}" for row in rows))
+    if options.gbps and rows[0].gbps > options.gbps:
+        print(f"the network is the bottleneck: {options.gbps:g} Gbit/s is less than it needs")
+    for row in rows:
+        if row.listing_hours > 24 * row.days:
+            print(f"{row.songs:,} songs: listing takes longer than the work; give a list instead")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure Ray's part, or plan a catalogue.")
+    parser.add_argument("--model", default="spleeter-2stems")
+    parser.add_argument("--songs", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each song")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--minutes", type=float, default=4.0, help="of a song")
+    parser.add_argument("--speed", type=float, help="of one worker, times real time")
+    parser.add_argument("--overhead-ms", type=float, default=0.0, help="for each song")
+    parser.add_argument("--workers", type=int, help="on each machine")
+    parser.add_argument("--machines", type=int)
+    parser.add_argument("--price", type=float, help="of a machine, for an hour")
+    parser.add_argument("--stems", type=int, help="files for each song")
+    parser.add_argument("--in-mb", type=float, help="of a song")
+    parser.add_argument("--out-mb", type=float, help="of all its stems")
+    parser.add_argument("--gbps", type=float, help="of a machine's network")
+    parser.add_argument("--price-storage", type=float, default=0.0, help="of a GB for a month")
+    parser.add_argument("--price-writes", type=float, default=0.0, help="of a thousand")
+    parser.add_argument("--price-reads", type=float, default=0.0, help="of a thousand")
+    parser.add_argument("--listing-ms", type=float, default=0.0, help="for a thousand names")
+    options = parser.parse_args()
+    return print_plan(options) if options.plan else measure(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
