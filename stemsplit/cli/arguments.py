@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stemsplit.cli.values import PRECISIONS
+from stemsplit.cli.values import BACKENDS, PRECISIONS
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP
 
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
@@ -160,6 +160,22 @@ Device = Annotated[
     typer.Option(
         metavar="auto|cpu|cuda[:N]|mps",
         help="Where the network runs.",
+        rich_help_panel=HOW,
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(BACKENDS),
+        help="What computes the network on a processor; auto takes OpenVINO where it is installed.",
+        rich_help_panel=HOW,
+    ),
+]
+Threads = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="How many of the processor's threads the network may use.",
         rich_help_panel=HOW,
     ),
 ]

@@ -15,6 +15,7 @@ from stemsplit.cli.arguments import (
     RUN,
     WHAT,
     AsJson,
+    Backend,
     Device,
     FramingName,
     ModelName,
@@ -27,6 +28,7 @@ from stemsplit.cli.arguments import (
     Seed,
     Segment,
     Shifts,
+    Threads,
     WienerIterations,
 )
 from stemsplit.cli.evaluate_progress import EvalReporter, choose_eval_reporter
@@ -164,6 +166,8 @@ def evaluate(
     hop: Hop = None,
     si_sdr: SiSdr = False,
     device: Device = "auto",
+    backend: Backend = "auto",
+    threads: Threads = None,
     precision: Precision = "auto",
     segment: Segment = None,
     overlap: Overlap = None,
@@ -193,6 +197,8 @@ def evaluate(
         )
     options = read_running(
         device=device,
+        backend=backend,
+        threads=threads,
         precision=precision,
         segment=segment,
         overlap=overlap,

@@ -6,7 +6,7 @@ Every object has "event"; those about a song have "file" (its path; "-" for stan
     download       model, done_bytes, total_bytes (null: unknown)
     planned        file, track, outputs {stem: path}, manifest       (only with --dry-run)
     started        file, track, sample_rate, channels, stems, duration_s (null: unknown), device,
-                   precision
+                   backend, precision
     progress       file, done_s, total_s (null: unknown), speed, remaining_s (null: unknown)
     notice         file, message
     finished       file, samples, sample_rate, elapsed_s
@@ -70,6 +70,7 @@ class JsonLines(JsonVoice, Reporter):
             stems=list(event.stems),
             duration_s=None if total is None else round(total / event.sample_rate, 3),
             device=event.device,
+            backend=event.backend,
             precision=event.precision,
         )
 

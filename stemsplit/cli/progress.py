@@ -238,7 +238,8 @@ def describe_start(event: Started) -> str:
     channels = "mono" if event.channels == 1 else "stereo"
     stems = ", ".join(event.stems)
     return (
-        f"{length}{event.sample_rate} Hz, {channels} -> {stems} ({event.device}, {event.precision})"
+        f"{length}{event.sample_rate} Hz, {channels} -> {stems} ({event.device}, "
+        f"{event.backend}, {event.precision})"
     )
 
 

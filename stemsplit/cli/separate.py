@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from stemsplit.cli.arguments import (
     AsJson,
+    Backend,
     BitRate,
     Bits,
     Clip,
@@ -41,6 +42,7 @@ from stemsplit.cli.arguments import (
     StemMp4,
     Stems,
     Stream,
+    Threads,
     TwoStems,
     WienerIterations,
 )
@@ -103,6 +105,8 @@ def separate(
     start: Start = None,
     duration: Duration = None,
     device: Device = "auto",
+    backend: Backend = "auto",
+    threads: Threads = None,
     precision: Precision = "auto",
     segment: Segment = None,
     overlap: Overlap = None,
@@ -128,6 +132,8 @@ def separate(
         raise UsageError("there is no file to separate", help="name one: stemsplit song.mp3")
     running = read_running(
         device=device,
+        backend=backend,
+        threads=threads,
         precision=precision,
         segment=segment,
         overlap=overlap,

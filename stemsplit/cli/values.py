@@ -14,6 +14,7 @@ from typing import Literal, TypeVar, cast
 from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options
 
+BACKENDS = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 
@@ -108,6 +109,8 @@ def given(read: Callable[[str], ValueT], text: str | None) -> ValueT | None:
 def read_running(
     *,
     device: str,
+    backend: str,
+    threads: str | None,
     precision: str,
     segment: str | None,
     overlap: str | None,
@@ -123,6 +126,8 @@ def read_running(
     """
     return Options(
         device=read_device(device),
+        backend=one_of("backend", BACKENDS)(backend),
+        threads=given(number("--threads", int, 1), threads),
         precision=one_of("precision", PRECISIONS)(precision),
         segment_s=given(number("--segment", float, 0, above=True), segment),
         overlap=given(number("--overlap", float, 0, MAX_OVERLAP), overlap),

@@ -103,14 +103,15 @@ class ModelEstimates(EstimateSource):
     def describe(self) -> Mapping[str, Any]:
         """Name weights, options and device. See `EstimateSource.describe`."""
         options = asdict(self._separator.options)
-        # These two are said as what they came to; the rest is about files.
-        for unused in ("device", "precision", "stream", "start_s", "duration_s"):
+        # These are said as what they came to; the rest is about files, or changes no sample.
+        for unused in ("device", "backend", "precision", "threads", "stream", "start_s", "duration_s"):
             del options[unused]
         return {
             "model": self.name,
             "weights_sha256": self._separator.model.weights_sha256,
             "stems": list(self._separator.stems),
             "device": self._separator.device.type,
+            "backend": self._separator.backend,
             "precision": self._separator.precision,
             "options": options,
         }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -97,6 +97,8 @@ class Model(nn.Module, ABC):
         weights_sha256: Identifies the weights and how they were read, once they are loaded.
     """
 
+    _as_loaded: Mapping[str, tuple[int, int]] = {}
+
     name: str = ""
     residual: str | None = None
     adds_up: bool = False
@@ -117,6 +119,25 @@ class Model(nn.Module, ABC):
     def sample_rate(self) -> int:
         """Hz."""
         return self.config.sample_rate
+
+    def identify(self, name: str, weights_sha256: str) -> None:
+        """Say what has been loaded into this model just now."""
+        self.name = name
+        self.weights_sha256 = weights_sha256
+        self._as_loaded = dict(self._list_states())
+
+    @property
+    def has_loaded_weights(self) -> bool:
+        """Whether the weights are still, untouched, those that `weights_sha256` identifies."""
+        known = self._as_loaded
+        return bool(self.weights_sha256) and all(
+            known.get(name) == state for name, state in self._list_states()
+        )
+
+    def _list_states(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Yield where each tensor lies, and how often it has been written to."""
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            yield name, (tensor.data_ptr(), tensor._version)
 
     @property
     @abstractmethod

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stemsplit.backends.torch_core import TorchCore, explain_lack_of_memory
+from stemsplit.backends.torch_core import explain_lack_of_memory
 from stemsplit.errors import StemsplitError
+from stemsplit.separation.cores import make_core
 from stemsplit.separation.plan import Options, plan_framing
 from stemsplit.separation.postfilter import find_refine
 
@@ -34,6 +35,7 @@ class FramedNetwork:
         wanted: Sequence[str],
         options: Options,
         device: torch.device,
+        backend: str,
         precision: str,
         decoding: threading.Lock,
     ) -> None:
@@ -44,11 +46,13 @@ class FramedNetwork:
             wanted: All the stems that are separated, by whatever network.
             options: Those of the separation.
             device: Where to run.
+            backend: "torch" or "openvino".
             precision: "fp32", "bf16" or "fp16".
             decoding: Held while stems are made from what the network gave.
 
         Raises:
             UsageError: Options that this network cannot follow.
+            DeviceError: The backend cannot take this network.
         """
         model, weights = member
         mine = [stem for stem in wanted if stem in weights]
@@ -61,8 +65,9 @@ class FramedNetwork:
         self._device = device
         self._precision = precision
         self._decoding = decoding
-        self._core = TorchCore(model.core, device, precision)
         self.framing = plan_framing(model.chunk, model.sample_rate, options)
+        is_whole = self.framing.chunk_samples is None
+        self._core = make_core(self._model, device, backend, precision, is_whole=is_whole)
         self.places = torch.tensor([wanted.index(stem) for stem in mine])
         self.shares = torch.tensor([weights[stem] for stem in mine])
 

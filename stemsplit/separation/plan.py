@@ -27,6 +27,9 @@ class Options:
         two_stems: One stem S and, as "no_S", the mixture minus it. Excludes `stems` and `residual`.
         residual: Add the stem "residual": the mixture minus the sum of all other stems given.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        backend: "auto", "torch" or "openvino": what computes the network there.
+        threads: How many threads a processor's network may use; None for torch's own choice. It
+            is torch's number for the whole process from then on.
         precision: "auto", "fp32", "bf16" or "fp16" for the network; signals stay float32.
         segment_s: Chunk length in seconds instead of the model's own.
         overlap: Share of a chunk that the next one sees again, 0 to 0.75, instead of the model's.
@@ -44,6 +47,8 @@ class Options:
     two_stems: str | None = None
     residual: bool = False
     device: str = "auto"
+    backend: str = "auto"
+    threads: int | None = None
     precision: str = "auto"
     segment_s: float | None = None
     overlap: float | None = None
@@ -221,6 +226,8 @@ def check_numbers(options: Options) -> None:
         raise UsageError(
             f"--start {options.start_s} is not possible", help="give 0 or more seconds."
         )
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"--threads {options.threads} is not possible", help="give 1 or more.")
     length_s = options.duration_s
     if length_s is not None and not (length_s > 0 and math.isfinite(length_s)):
         raise UsageError(f"--duration {length_s} is not possible", help="give more than 0 seconds.")

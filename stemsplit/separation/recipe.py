@@ -30,11 +30,12 @@ def proves_done(job: Job, source: SourceRecord, recipe: Recipe) -> bool:
 def make_recipe(separator: Separator, job: Job, options: FileOptions) -> Recipe:
     """Gather all that decides the samples besides the source.
 
-    The kind of number counts; the device does not (its float32 differs in the last bits only, and
-    a graphics card that is new to a machine is no reason to do an archive again).
+    The kind of number counts, and what computed them; the device and its threads do not (their
+    float32 differs in the last bits only, and a graphics card that is new to a machine is no reason
+    to do an archive again).
     """
     chosen = asdict(separator.options)
-    for name in ("stems", "device", "precision"):
+    for name in ("stems", "device", "backend", "threads", "precision"):
         del chosen[name]
     model = separator.model
     recipe: Recipe = as_plain(
@@ -44,6 +45,7 @@ def make_recipe(separator: Separator, job: Job, options: FileOptions) -> Recipe:
             "config": asdict(model.config),
             "chunks": [asdict(member.model.chunk) for member in model.members],
             "stems": separator.stems,
+            "backend": separator.backend,
             "precision": separator.precision,
             "options": chosen,
             "format": asdict(options.format),

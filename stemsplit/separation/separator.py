@@ -11,7 +11,7 @@ import copy
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from stemsplit.audio import decode_blocks, probe
+from stemsplit.backends.choice import find_backend
 from stemsplit.backends.torch_core import find_device, find_precision
 from stemsplit.dsp.overlap_add import SampleQueue
 from stemsplit.dsp.resample import Resampler
-from stemsplit.errors import EmptyAudioError, UsageError
+from stemsplit.errors import DeviceError, EmptyAudioError, UsageError
 from stemsplit.separation.events import Event, Finished, Notice, Progress, Started, StemBlock
 from stemsplit.separation.framed_network import FramedNetwork
 from stemsplit.separation.lanes import Lane, Lanes
@@ -33,7 +34,7 @@ from stemsplit.separation.plan import Options, check_numbers, plan_stems
 from stemsplit.separation.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from stemsplit.models.base import Model
+    from stemsplit.models.base import Member, Model
 
 BLOCK_SAMPLES = 65536
 MAX_SHIFT_S = 0.5
@@ -58,6 +59,7 @@ class Separator:
         options: As given.
         stems: Names of what comes out, the derived one last.
         device: Where the network runs.
+        backend: What computes it there: "torch" or "openvino".
         precision: "fp32", "bf16" or "fp16".
     """
 
@@ -72,8 +74,8 @@ class Separator:
 
         Raises:
             UsageError: Options that this model cannot follow.
-            UnknownNameError: A stem, device or precision that does not exist.
-            DeviceError: A device that this machine lacks.
+            UnknownNameError: A stem, device, backend or precision that does not exist.
+            DeviceError: A device or a backend that this machine lacks, or that cannot run this.
         """
         self.model = model
         self.options = replace(options or Options(), **overrides)
@@ -83,12 +85,36 @@ class Separator:
         self.stems = self._stem_plan.names
         self.device = find_device(self.options.device)
         self.precision = find_precision(self.options.precision, self.device)
+        if self.options.threads is not None:
+            torch.set_num_threads(self.options.threads)
+        wanted = self._stem_plan.of_model
+        needed = [one for one in model.members if not one.weights.keys().isdisjoint(wanted)]
+        self.backend = find_backend(
+            self.options.backend,
+            self.device,
+            self.precision,
+            # A whole song at once is a matter of its length, and of the original's code.
+            is_kept=self.options.framing == "default"
+            and all(one.model.has_loaded_weights for one in needed),
+        )
+        self._notices: tuple[str, ...] = ()
+        try:
+            self._networks = self._build_networks(needed)
+        except DeviceError as error:
+            if self.options.backend != "auto" or self.backend == "torch":
+                raise
+            self.backend = "torch"
+            self._notices = (f"torch computes this model: {error.message}.",)
+            self._networks = self._build_networks(needed)
+
+    def _build_networks(self, members: Sequence[Member]) -> list[FramedNetwork]:
         wanted = self._stem_plan.of_model
         decoding = threading.Lock()
-        self._networks = [
-            FramedNetwork(member, wanted, self.options, self.device, self.precision, decoding)
-            for member in model.members
-            if not member.weights.keys().isdisjoint(wanted)
+        return [
+            FramedNetwork(
+                member, wanted, self.options, self.device, self.backend, self.precision, decoding
+            )
+            for member in members
         ]
 
     def for_part(self, start_s: float, duration_s: float | None) -> Separator:
@@ -206,8 +232,10 @@ class Separator:
             stems=self.stems,
             total_samples=audio.total_samples,
             device=str(self.device),
+            backend=self.backend,
             precision=self.precision,
         )
+        yield from map(Notice, self._notices)
         done = 0
         with closing(self._separate_blocks(audio)) as pieces:
             for piece in pieces:

@@ -65,12 +65,12 @@ def load_entry(
     if entry.members:
         model, digest = _join(entry, registry, store, on_progress)
     else:
-        model, digest = _build(entry, registry, store, on_progress)
+        model = _build(entry, registry, store, on_progress)
+        digest = model.weights_sha256
         if entry.residual is not None:
             alone = Member(model, dict.fromkeys(entry.stems, 1.0))
             model = Ensemble(entry.stems, [alone], entry.residual)
-    model.name = entry.name
-    model.weights_sha256 = digest
+    model.identify(entry.name, digest)
     return model.eval()
 
 
@@ -80,8 +80,7 @@ def _join(
     members = []
     for member in entry.members:
         part = registry.get(member.model)
-        model, digest = _build(part, registry, store, on_progress)
-        model.name, model.weights_sha256 = part.name, digest
+        model = _build(part, registry, store, on_progress)
         members.append(Member(model.eval(), member.weights))
     parts = [[one.model.weights_sha256, dict(one.weights)] for one in members]
     told = json.dumps([entry.stems, parts], sort_keys=True)
@@ -90,14 +89,15 @@ def _join(
 
 def _build(
     entry: ModelEntry, registry: Registry, store: Store, on_progress: Callable[..., None] | None
-) -> tuple[StemModel, str]:
+) -> StemModel:
     model = build_model(entry)
     fetched = store.fetch(entry, on_progress)
     digest = _digest(entry, fetched)
     _fill(model, _convert(entry, model, fetched, store, digest), entry.name)
     if entry.chunk:
         model.chunk = replace(model.chunk, **entry.chunk)  # type: ignore[arg-type]  # the registry has checked keys and types
-    return model, digest
+    model.identify(entry.name, digest)
+    return model
 
 
 def _digest(entry: ModelEntry, fetched: tuple[FetchedFile, ...]) -> str:

@@ -1,7 +1,8 @@
 """The cache of weights: fetches what is missing, checks it, and never holds a bad file.
 
     weights/<model>/<file>     as published; appears whole and checked, or not at all
-    converted/<key>.safetensors, and <key>.sha256, which is what it was when it was made
+    converted/<key>.safetensors, and <key>.sha256, which is what it was when it was made; or a
+                      graph of another runtime, <key>.xml with its weights, <key>.bin
     weights.lock.json          the sha256 of files without a published one, from the first download
     staging/<model>/           unfinished downloads
     stamps/, locks/            what saves hashing, what keeps processes apart
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stemsplit.errors import DownloadError, OutputError, StemsplitError, UsageError
+from stemsplit.errors import DownloadError, OutputError, StemsplitError, UsageError, WeightsError
 from stemsplit.weights.digests import Known, Progress, check_file, hash_file
 from stemsplit.weights.disk import (
     expand_home,
@@ -39,6 +40,8 @@ from stemsplit.weights.tally import Tally
 
 if TYPE_CHECKING:
     from stemsplit.weights.fetcher import Fetcher
+
+_CONVERTED = (".safetensors", ".xml")
 
 
 class Verdict(NamedTuple):
@@ -103,7 +106,7 @@ class Store:
         """
         found = [self._find(entry, file) for file in entry.files]
         if None in found:
-            with self._locked(entry.name):
+            with self.locked(entry.name):
                 found = self._complete(entry, on_progress)
         return tuple(one for one in found if one is not None)
 
@@ -132,7 +135,7 @@ class Store:
         """
         verdicts = [self._judge(entry, file) for file in entry.files]
         for path in self._places(entry):
-            if path.suffix == ".safetensors" and not self.is_intact(path, thoroughly=True):
+            if path.suffix in _CONVERTED and not self.is_intact(path, thoroughly=True):
                 file = WeightFile(source=(), format="safetensors", name=path.name)
                 told = "is damaged; the next use makes it anew from the published files"
                 verdicts.append(Verdict(file, False, told))
@@ -152,7 +155,7 @@ class Store:
         freed = self.size(entry)
         if not any(path.exists() for path in self._places(entry)):
             return 0
-        with self._locked(entry.name):
+        with self.locked(entry.name):
             for file in entry.files:
                 self._stamps.forget(self._place(entry, file))
             for path in self._places(entry):
@@ -184,7 +187,7 @@ class Store:
         """
         given = [paths] if isinstance(paths, Path) else list(paths)
         taken: list[FetchedFile] = []
-        with self._locked(entry.name), self._fetching(entry, is_offline=True) as fetcher:
+        with self.locked(entry.name), self._fetching(entry, is_offline=True) as fetcher:
             for path in given:
                 for file in recognise_file(entry, path):
                     brought, known = as_brought(file, path, self._lock_file.know(file))
@@ -192,18 +195,19 @@ class Store:
                     taken.append(self._keep(entry, file, fresh, digest))
         return taken
 
-    def converted_path(self, key: str) -> Path:
+    def converted_path(self, key: str, suffix: str = ".safetensors") -> Path:
         """Return where converted weights are kept, whether they are there or not.
 
         Args:
             key: "<model's name>-<16 hexadecimal digits>": `remove` finds them by that.
+            suffix: ".safetensors"; or ".xml" for a graph, which has a .bin beside it.
 
         Raises:
             UsageError: The key is no plain name.
         """
         if not key or key.startswith(".") or re.search(r"[/\\\0]", key):
             raise UsageError(f"{key!r} cannot name a file", help="use a name without slashes.")
-        return self.root / "converted" / f"{key}.safetensors"
+        return self.root / "converted" / f"{key}{suffix}"
 
     def seal(self, converted: Path) -> None:
         """Remember what converted weights are, now that they have been written.
@@ -211,7 +215,8 @@ class Store:
         Raises:
             OutputError: The cache cannot be written to.
         """
-        write_text(converted.with_suffix(".sha256"), self._stamp(converted, hash_file(converted)))
+        made = [self._stamp(part, hash_file(part)) for part in _list_parts(converted)]
+        write_text(converted.with_suffix(".sha256"), "\n".join(made))
 
     def is_intact(self, converted: Path, *, thoroughly: bool = False) -> bool:
         """Say whether converted weights are there and still what they were.
@@ -222,9 +227,13 @@ class Store:
         """
         try:
             made = converted.with_suffix(".sha256").read_text(encoding="ascii")
-            known = None if thoroughly else self._stamps.read(converted)
-            return made == (known or self._stamp(converted, hash_file(converted)))
-        except (OSError, ValueError):
+            found = [
+                (None if thoroughly else self._stamps.read(part))
+                or self._stamp(part, hash_file(part))
+                for part in _list_parts(converted)
+            ]
+            return made == "\n".join(found)
+        except (OSError, ValueError, WeightsError):
             return False
 
     def publish(self, fresh: Path, path: Path) -> None:
@@ -300,7 +309,7 @@ class Store:
         """Give a checked file its place, and record its hash where none was published."""
         if self._expect(file).sha256 is None:
             # One lock for all models: the file holds the records of all.
-            with self._locked("_records"):
+            with self.locked("_records"):
                 self._lock_file.record(file, digest)
         path = self._place(entry, file)
         self._stamps.forget(path)
@@ -341,7 +350,7 @@ class Store:
 
     def _places(self, entry: ModelEntry) -> list[Path]:
         """Return everything in the cache that belongs to a model."""
-        own = re.compile(rf"{re.escape(entry.name)}-[0-9a-f]{{16}}\.(safetensors|sha256)")
+        own = re.compile(rf"{re.escape(entry.name)}-[0-9a-f]{{16}}\.(safetensors|xml|bin|sha256)")
         converted = self.root / "converted"
         names = os.listdir(converted) if converted.is_dir() else []
         return [
@@ -371,7 +380,7 @@ class Store:
                 folder.rmdir()
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> Iterator[None]:
         """Keep other processes away from a model; waits for as long as another has it."""
         from filelock import FileLock
 
@@ -383,6 +392,12 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def _list_parts(converted: Path) -> list[Path]:
+    """Return the files that something converted consists of."""
+    parts = [converted]
+    return [*parts, converted.with_suffix(".bin")] if converted.suffix == ".xml" else parts
 
 
 def _find_local(file: WeightFile) -> Path | None:

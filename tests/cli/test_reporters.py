@@ -50,7 +50,7 @@ def make_plan(*names: str) -> Plan:
 
 
 def started(total: int | None = 100 * RATE) -> Started:
-    return Started("in", RATE, 1, ("vocals", "other"), total, "cpu", "fp32")
+    return Started("in", RATE, 1, ("vocals", "other"), total, "cpu", "torch", "fp32")
 
 
 def progress(done_s: float, elapsed_s: float, total: int | None = 100 * RATE) -> Progress:
@@ -97,7 +97,7 @@ def test_lines() -> None:
     assert out.getvalue().splitlines() == [
         "downloading tiny: 5 B",
         "downloading tiny: 20 kB of 20 kB",
-        "[1/3] a.mp3: 1:40, 1000 Hz, mono -> vocals, other (cpu, fp32)",
+        "[1/3] a.mp3: 1:40, 1000 Hz, mono -> vocals, other (cpu, torch, fp32)",
         "[1/3] a.mp3: 50%, 4.5x real time, 0:11 left",
         "[1/3] a.mp3: note: clipped\\x1b",
         f"[1/3] a.mp3: done in 0:10, 10.0x real time: {Path('out', 'a')}",
@@ -121,7 +121,7 @@ def test_lines_of_unknown_length() -> None:
     clock.now_s += 11
     reporter.on_event(plan.jobs[0], progress(75, 11, None))
     assert out.getvalue().splitlines() == [
-        "a.mp3: 1000 Hz, mono -> vocals, other (cpu, fp32)",
+        "a.mp3: 1000 Hz, mono -> vocals, other (cpu, torch, fp32)",
         "a.mp3: 1:15, 6.8x real time",
     ]
 

@@ -50,7 +50,7 @@ def test_a_song_becomes_stems_and_a_rerun_skips_it(
     captured = capsys.readouterr()
     assert captured.out == "", "standard output is for data"
     said = captured.err.splitlines()
-    assert said[0] == "song.wav: 0:02, 8000 Hz, stereo -> vocals, accompaniment (cpu, fp32)"
+    assert said[0] == "song.wav: 0:02, 8000 Hz, stereo -> vocals, accompaniment (cpu, torch, fp32)"
     assert said[1].startswith("song.wav: done in ")
     assert said[-2].startswith("1 song separated; 0:02 of audio in ")
     assert said[-1] == f"the stems are in {Path('stems', 'song')}{os.sep}"
@@ -137,6 +137,7 @@ def test_json_tells_everything_on_standard_output(
         "stems": stems,
         "duration_s": 2.0,
         "device": "cpu",
+        "backend": "torch",
         "precision": "fp32",
     }
     assert mine[-2]["samples"] == samples

@@ -1,0 +1,65 @@
+"""Which runtime computes a network, and what every one of them is to the rest: a `Core`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from stemsplit.backends import openvino_core
+from stemsplit.errors import DeviceError, UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BACKENDS = ("auto", "torch", "openvino")
+VARIABLE = "STEMSPLIT_BACKEND"
+
+
+class Core(Protocol):
+    """A network that is ready to run. Several threads may call it at once."""
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Run once.
+
+        Args:
+            inputs: As the model's `encode` gave them, on the device.
+
+        Returns:
+            The network's outputs, float32, on the device.
+        """
+
+
+def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bool) -> str:
+    """Return "torch" or "openvino"; "auto" is $STEMSPLIT_BACKEND, else OpenVINO where it is of use.
+
+    That is on a processor, where the package is there and computes in these numbers, and where a
+    network's graph can be kept: making one takes seconds, and is done once for weights that have
+    been loaded, but every time for those that may change.
+
+    Args:
+        name: One of `BACKENDS`.
+        device: Where the network is to run.
+        precision: "fp32", "bf16" or "fp16".
+        is_kept: Whether the graphs of all networks can be kept.
+
+    Raises:
+        UnknownNameError: No backend is called that.
+        DeviceError: OpenVINO was asked for, and is not there or not for this.
+    """
+    if name == "auto":
+        name = os.environ.get(VARIABLE) or name
+    if name not in BACKENDS:
+        raise UnknownNameError("backend", name, BACKENDS)
+    if name == "openvino":
+        if device.type != "cpu":
+            raise DeviceError(
+                f"the backend openvino is for processors, and {device} is none",
+                help="use --device cpu, or --backend torch.",
+            )
+        openvino_core.check_precision(precision)
+        return name
+    if name == "torch" or device.type != "cpu" or not is_kept:
+        return "torch"
+    is_there = openvino_core.is_installed() and openvino_core.computes_in(precision)
+    return "openvino" if is_there else "torch"

@@ -1,0 +1,88 @@
+"""From a model's `core` to what computes it: torch, or another runtime's graph of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stemsplit import __version__
+from stemsplit.backends.choice import Core
+from stemsplit.backends.openvino_core import OpenVINOCore
+from stemsplit.backends.openvino_graph import find_shapes, make_graph, save_graph
+from stemsplit.backends.torch_core import TorchCore
+from stemsplit.backends.workers import count_workers
+from stemsplit.errors import OutputError
+from stemsplit.weights.graphs import find_graph
+from stemsplit.weights.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stemsplit.models.base import StemModel
+
+
+def make_core(
+    model: StemModel, device: torch.device, backend: str, precision: str, *, is_whole: bool = False
+) -> Core:
+    """Get a network's core ready to run.
+
+    Args:
+        model: In evaluation mode, on the device, for just the stems that it is to give.
+        device: Where to run.
+        backend: "torch" or "openvino".
+        precision: "fp32", "bf16" or "fp16".
+        is_whole: Whether songs come whole, of any length, instead of in chunks.
+
+    Raises:
+        DeviceError: The backend cannot take this network.
+    """
+    if backend == "torch":
+        return TorchCore(model.core, device, precision)
+    examples = make_examples(model, any_length=is_whole or not model.chunk.fixed)
+
+    def write(path: Path) -> None:
+        save_graph(make_graph(model.core, examples), path)
+
+    threads = torch.get_num_threads()
+    streams = count_workers(device)
+    if model.has_loaded_weights:
+        try:
+            path = find_graph(Store(), model.name, _name_graph(model, examples), write)
+            return OpenVINOCore(path, precision, threads, streams)
+        except OutputError:
+            pass  # A cache that several share may be one to read only.
+    return OpenVINOCore(make_graph(model.core, examples), precision, threads, streams)
+
+
+def make_examples(model: StemModel, *, any_length: bool) -> list[tuple[Tensor, ...]]:
+    """Return one item of the core's inputs for noise; of two lengths where they may differ.
+
+    Args:
+        model: The network.
+        any_length: Whether chunks are of several lengths.
+    """
+    samples = model.chunk.samples
+    dice = torch.Generator().manual_seed(0)
+    examples = []
+    for length in (samples // 2, samples) if any_length else (samples,):
+        noise = 0.1 * torch.randn(1, model.channels, length, generator=dice)
+        examples.append(tuple(tensor[:1] for tensor in model.encode(noise).inputs))
+    return examples
+
+
+def _name_graph(model: StemModel, examples: list[tuple[Tensor, ...]]) -> str:
+    """Return 16 hexadecimal digits of all that decides what the graph is."""
+    told = [
+        model.weights_sha256,
+        model.stems,
+        find_shapes(examples),
+        __version__,
+        torch.__version__,
+        importlib.metadata.version("openvino"),
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

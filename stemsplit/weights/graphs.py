@@ -1,0 +1,50 @@
+"""Graphs that another runtime makes of a model's weights: kept beside those, made once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from stemsplit.weights.disk import make_folder, replace_file, translate_errors
+from stemsplit.weights.store import Store
+
+
+def find_graph(store: Store, name: str, key: str, write: Callable[[Path], None]) -> Path:
+    """Return a graph's .xml, whose weights are beside it; made where it is missing or damaged.
+
+    Several processes may ask at once: one makes it, the others wait.
+
+    Args:
+        store: Where it is kept.
+        name: The model's: `Store.remove` takes its graphs too.
+        key: 16 hexadecimal digits, of all that decides what the graph is.
+        write: Makes the graph, as the path that it gets and its neighbour with .bin.
+
+    Raises:
+        OutputError: The cache cannot be written to.
+    """
+    path = store.converted_path(f"{name}-{key}", ".xml")
+    if store.is_intact(path):
+        return path
+    with store.locked(name):
+        if not store.is_intact(path):
+            folder = make_folder(path.parent)
+            with (
+                translate_errors(path),
+                tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.") as fresh,
+            ):
+                made = Path(fresh) / path.name
+                write(made)
+                # Until it is sealed, whatever is there counts for nothing.
+                for suffix in (".bin", ".xml"):
+                    replace_file(made.with_suffix(suffix), path.with_suffix(suffix))
+            store.seal(path)
+    return path
+
+
+def is_writable(store: Store) -> bool:
+    """Say whether the cache takes new files."""
+    place = next(one for one in (store.root, *store.root.parents) if one.exists())
+    return os.access(place, os.W_OK)

@@ -1,0 +1,80 @@
+"""Which backend is taken, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stemsplit.backends import openvino_core
+from stemsplit.backends.choice import VARIABLE, find_backend
+from stemsplit.errors import DeviceError, UnknownNameError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+
+
+@pytest.fixture(params=[True, False])
+def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(openvino_core, "is_installed", lambda: request.param)
+    return bool(request.param)
+
+
+def test_auto_takes_openvino_where_it_is_installed(installed: bool) -> None:
+    expected = "openvino" if installed else "torch"
+    assert find_backend("auto", CPU, "fp32", is_kept=True) == expected
+
+
+def test_auto_takes_torch_where_a_graph_would_be_made_every_time(installed: bool) -> None:
+    assert find_backend("auto", CPU, "fp32", is_kept=False) == "torch"
+
+
+def test_auto_takes_torch_on_a_graphics_card(installed: bool) -> None:
+    assert find_backend("auto", CUDA, "bf16", is_kept=True) == "torch"
+
+
+def test_auto_takes_torch_where_openvino_would_compute_in_other_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openvino_core, "is_installed", lambda: True)
+    monkeypatch.setattr(openvino_core, "computes_in", lambda precision: precision == "fp32")
+    assert find_backend("auto", CPU, "bf16", is_kept=True) == "torch"
+    with pytest.raises(DeviceError, match="does not compute in bf16"):
+        find_backend("openvino", CPU, "bf16", is_kept=True)
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    pytest.importorskip("openvino")
+    assert find_backend("torch", CPU, "fp32", is_kept=True) == "torch"
+    assert find_backend("openvino", CPU, "fp32", is_kept=False) == "openvino"
+
+
+def test_the_variable_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert find_backend("auto", CPU, "fp32", is_kept=True) == "torch"
+    monkeypatch.setenv(VARIABLE, "torhc")
+    with pytest.raises(UnknownNameError, match="torhc"):
+        find_backend("auto", CPU, "fp32", is_kept=True)
+
+
+def test_openvino_on_a_graphics_card_is_refused() -> None:
+    with pytest.raises(DeviceError, match="cuda is none") as caught:
+        find_backend("openvino", CUDA, "fp32", is_kept=True)
+    assert "--device cpu" in caught.value.help
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="openvin'") as caught:
+        find_backend("openvin", CPU, "fp32", is_kept=True)
+    assert "openvino" in caught.value.help
+
+
+def test_without_the_package_the_help_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    openvino_core.find_runtime.cache_clear()
+    with pytest.raises(DeviceError, match="needs the package openvino") as caught:
+        find_backend("openvino", CPU, "fp32", is_kept=True)
+    assert 'pip install "stemsplit[openvino]"' in caught.value.help
