@@ -174,28 +174,50 @@ class ConditionedUNetCore(nn.Module):
             together: Tensor = self._run(planes, stems).unflatten(0, (planes.shape[0], -1))
             return together
         # Nothing links songs and stems in evaluation: one by one, they take a share of the memory.
-        songs = [
-            torch.cat([self._run(song, stem) for stem in stems.split(1)])
-            for song in planes.split(1)
-        ]
-        return torch.stack(songs)
+        return torch.stack([self._run_apart(song, stems) for song in planes.split(1)])
+
+    def _run_apart(self, song: Tensor, stems: Tensor) -> Tensor:
+        """Go as far as all stems share the way, then on with each. (1, P, N, F) -> (S, P, N, F)."""
+        conditions = self._tell(1, stems)
+        x = self.net.begin(song)
+        skips: list[Tensor] = []
+        parting = 0
+        while x.shape[0] == 1 and parting < self.conditioned.start:
+            x = self.net.step(parting, x, skips, conditions[parting])
+            parting += 1
+        ends = []
+        for stem in range(len(stems)):
+            own, own_skips = _pick(x, stem), [_pick(skip, stem) for skip in skips]
+            for place in range(parting, self.blocks):
+                own = self.net.step(place, own, own_skips, conditions[place].of(stem))
+            ends.append(self.net.finish(own))
+        return torch.cat(ends)
 
     def _run(self, planes: Tensor, stems: Tensor) -> Tensor:
         """Shape: (B, P, N, F), (S,) -> (B * S, P, N, F)."""
+        return self.net.run(planes, self._tell(planes.shape[0], stems))
+
+    def _tell(self, songs: int, stems: Tensor) -> list[Condition]:
+        """Return what every block is told of these stems. Shape: (S,)."""
         query = self.embedding(stems)
         controls = self.control(query)
         gamma, beta = self.gamma(controls), self.beta(controls)
-        conditions = [Condition(planes.shape[0], query, None, None)] * self.blocks
+        conditions = [Condition(songs, query, None, None)] * self.blocks
         for index, block in enumerate(self.conditioned):
             parts = gamma[:, index], beta[:, index]
-            conditions[block] = Condition(planes.shape[0], query, *parts)
-        return self.net.run(planes, conditions)
+            conditions[block] = Condition(songs, query, *parts)
+        return conditions
 
     def only(self, stems: Sequence[int]) -> ConditionedUNetCore:
         """Return the same network told of some stems alone, in that order; weights are shared."""
         part = copy.copy(self)
         part.wanted = list(stems)
         return part
+
+
+def _pick(x: Tensor, stem: int) -> Tensor:
+    """Return what belongs to a stem: its item, or the one that all share."""
+    return x if x.shape[0] == 1 else x[stem : stem + 1]
 
 
 class ConditionedUNet(SpectrogramUNet):

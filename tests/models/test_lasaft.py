@@ -117,6 +117,23 @@ def test_only_the_conditions_of_the_wanted_stems_run(tmp_path: Path) -> None:
     assert asked == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("case", "shared"), [("film_tdf", 0), ("gpocm", 3), ("gpocm_lasaft", 1), ("gpocm_lightsaft", 0)]
+)
+@torch.no_grad()
+def test_what_all_stems_share_is_computed_once(case: str, shared: int, tmp_path: Path) -> None:
+    """Attention tells stems apart from the first block on, a modulation from where it begins."""
+    model = load(tmp_path, case)
+    net = model.core.net
+    runs: list[int] = []
+    for place, block in enumerate((*net.encoders, net.middle, *net.decoders)):
+        block.register_forward_hook(lambda *_, place=place: runs.append(place))
+    model(torch.randn(1, 2, model.chunk.samples, generator=torch.Generator().manual_seed(0)))
+    assert len(model.stems) > 1
+    for place in range(net.blocks):
+        assert runs.count(place) == (1 if place < shared else len(model.stems)), place
+
+
 @pytest.mark.parametrize("samples", [1, 271, 272, 273, 408, 500, 888])
 @torch.no_grad()
 def test_pieces_that_change_nothing_give_the_song_with_the_originals_gains(

@@ -38,6 +38,13 @@ class Condition(NamedTuple):
     gamma: Tensor | None
     beta: Tensor | None
 
+    def of(self, stem: int) -> Condition:
+        """Return what is told of one of the stems."""
+        one = slice(stem, stem + 1)
+        gamma = None if self.gamma is None else self.gamma[one]
+        beta = None if self.beta is None else self.beta[one]
+        return Condition(self.songs, self.query[one], gamma, beta)
+
 
 def modulate(x: Tensor, condition: Condition) -> Tensor:
     """Let the stems change the channels. Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
@@ -88,9 +95,15 @@ class LaSAFT(nn.Module):
         attention = self.attention(condition.query)
         # The latent source runs fastest.
         values = self.tdf(x).unflatten(-1, (-1, attention.shape[1]))
-        values = values.unflatten(0, (condition.songs, -1))
-        mixed: Tensor = values @ attention[:, None, None, :, None]
-        return mixed.squeeze(-1).flatten(0, 1)
+        size = values.shape[1:-1]
+        values = values.flatten(1, -2).transpose(1, 2).unflatten(0, (condition.songs, -1))
+        # Weights first: each stem's sums come out side by side, as the next layer reads them.
+        if values.shape[1] == 1:
+            mixed = attention @ values.squeeze(1)
+        else:
+            mixed = (attention.unsqueeze(1) @ values).squeeze(2)
+        result: Tensor = mixed.flatten(0, 1).unflatten(1, size)
+        return result
 
 
 class LightSAFT(nn.Module):
@@ -136,9 +149,9 @@ class ConditionedBlock(nn.Module):
             result: Tensor = x + self.transform(x)
             return result
         added: Tensor = self.transform(x, condition)
-        if added.shape[0] != x.shape[0]:
-            x = x.repeat_interleave(added.shape[0] // x.shape[0], dim=0)
-        return x + added
+        songs = condition.songs
+        total: Tensor = x.unflatten(0, (songs, -1)) + added.unflatten(0, (songs, -1))
+        return total.flatten(0, 1)
 
 
 class Control(nn.Module):

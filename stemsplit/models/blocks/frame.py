@@ -107,18 +107,46 @@ class UNetFrame(nn.Module):
         Returns:
             Shape (B', planes, N, F).
         """
+        x = self.begin(x)
+        skips: list[Tensor] = []
+        for place in range(self.blocks):
+            x = self.step(place, x, skips, *(() if conditions is None else (conditions[place],)))
+        return self.finish(x)
+
+    @property
+    def blocks(self) -> int:
+        """How many there are: down, middle, up."""
+        return len(self.encoders) + 1 + len(self.decoders)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Make channels of planes. Shape: (B, planes, N, F) -> (B, C, N, F)."""
+        result: Tensor = self.first_activation(self.first_norm(self.first(x)))
+        return result
+
+    def step(self, place: int, x: Tensor, skips: list[Tensor], *condition: object) -> Tensor:
+        """Go to a block's level and through the block.
+
+        Args:
+            place: Which block: down, middle, up.
+            x: Where the last one ended, or `begin`.
+            skips: What the blocks going down gave and none coming up has read; changed here.
+            condition: What the block is given beside its input.
+        """
         levels = len(self.encoders)
-        extras = [()] * (2 * levels + 1) if conditions is None else [(one,) for one in conditions]
-        x = self.first_activation(self.first_norm(self.first(x)))
-        skips = []
-        for block, down, extra in zip(self.encoders, self.down, extras[:levels], strict=True):
-            x = block(x, *extra)
-            skips.append(x)
-            x = down(x)
-        x = self.middle(x, *extras[levels])
-        for block, up, extra in zip(self.decoders, self.up, extras[levels + 1 :], strict=True):
-            x = _join(up(x), skips.pop())
-            x = block(x, *extra)
+        if place > levels:
+            x = _join(self.up[place - levels - 1](x), skips.pop())
+            result: Tensor = self.decoders[place - levels - 1](x, *condition)
+            return result
+        if place > 0:
+            x = self.down[place - 1](x)
+        block = self.middle if place == levels else self.encoders[place]
+        result = block(x, *condition)
+        if place < levels:
+            skips.append(result)
+        return result
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Make planes of channels. Shape: (B, C, N, F) -> (B, planes, N, F)."""
         result: Tensor = self.last_activation(self.last(x))
         return result
 
