@@ -1,0 +1,116 @@
+"""How much of the machine a network uses: its time beside that of as many operations in products.
+
+    python benchmarks/share.py [--arch NAME ...] [--precision fp32|bf16] [--threads N] [--runs 3]
+
+One chunk of one stem's network (of all stems' where they are one network), published sizes, random
+weights. "GFLOP": what the plain network's layers ask for by their definition, twice the products;
+torch's counter sees convolutions and matrices, and recurrent layers are counted by formula. "rate":
+a product of two square matrices in the same run, precision and number of threads, the best of
+several. "share": the network's time over the operations' at that rate; 1 would be a machine that
+does nothing else, and the bar is 2. Everything is measured in turn, and the least of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stemsplit.backends.process import keep_freed_memory
+from stemsplit.backends.torch_core import PRECISIONS, TorchCore
+from stemsplit.models.base import StemModel
+from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+
+PRODUCT_SIZE = 2048
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def build(name: str) -> StemModel:
+    """Return an architecture at its published size, random weights: one stem, or what it needs."""
+    kind = find_architecture(name)
+    for stems in (("vocals",), ("vocals", "drums", "bass", "other")):
+        torch.manual_seed(0)
+        model = kind(kind.Config(stems)).eval()
+        if len(stems) >= model.fewest_stems:
+            break
+    return model
+
+
+def count_operations(core: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+    """Return twice the multiplications of one run, recurrent layers by their formula."""
+    recurrent = 0.0
+
+    def add(layer: nn.RNNBase, given: tuple[torch.Tensor, ...], _: object) -> None:
+        nonlocal recurrent
+        steps = math.prod(given[0].shape[:-1])
+        ways = 2 if layer.bidirectional else 1
+        for place in range(layer.num_layers):
+            wide = layer.input_size if place == 0 else ways * layer.hidden_size
+            cells = ways * GATES[layer.mode.partition("_")[0]] * layer.hidden_size
+            recurrent += 2 * steps * cells * (wide + layer.hidden_size)
+
+    layers = [one for one in core.modules() if isinstance(one, nn.RNNBase)]
+    if layers and not torch.backends.mkldnn.is_available():
+        raise SystemExit("without oneDNN, torch counts recurrent layers too, and they count double")
+    handles = [one.register_forward_hook(add) for one in layers]
+    counter = FlopCounterMode(display=False)
+    with counter:
+        core(*inputs)
+    for handle in handles:
+        handle.remove()
+    return float(counter.get_total_flops()) + recurrent
+
+
+def time_s(work: Callable[[], object]) -> float:
+    """Return the seconds of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@torch.no_grad()
+def measure(name: str, precision: str, runs: int) -> None:
+    """Print an architecture's row."""
+    model = build(name)
+    mixture = 0.1 * torch.randn(1, 2, model.chunk.samples)
+    inputs, _ = model.encode(mixture)
+    operations = count_operations(model.core, inputs)
+    core = TorchCore(model.core, torch.device("cpu"), precision)
+    square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(PRECISIONS[precision])
+    network_s, product_s = math.inf, math.inf
+    for _ in range(runs + 1):
+        for _ in range(3):
+            product_s = min(product_s, time_s(lambda: square @ square))
+        network_s = min(network_s, time_s(lambda: core(inputs)))
+    rate = 2 * PRODUCT_SIZE**3 / product_s
+    print(
+        f"| {name} | {len(model.stems)} | {model.chunk.samples / model.sample_rate:.1f} "
+        f"| {operations / 1e9:.1f} | {network_s:.3f} | {rate / 1e9:.0f} "
+        f"| {network_s * rate / operations:.2f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", nargs="*", default=sorted(ARCHITECTURES))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    print(f"{options.precision}, {options.threads} threads\n")
+    print("| architecture | stems | chunk s | GFLOP | network s | rate, GFLOP/s | share |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.arch:
+        measure(name, options.precision, options.runs)
+
+
+if __name__ == "__main__":
+    main()
