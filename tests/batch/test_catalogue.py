@@ -75,11 +75,12 @@ def test_the_destination_is_not_searched_for_songs():
 
 
 def test_a_bucket_is_a_folder(bucket: Any):
-    for name in ("b.mp3", "A/z.flac", "A/z.wav", "out/stray.mp3", "notes.txt"):
+    names = ["b.mp3", "Z/1.mp3", "a/z.flac", "a/z.wav", "out/stray.mp3", "notes.txt", ".git/x.mp3"]
+    for name in names:
         bucket.pipe(f"/music/{name}", b"x")
     songs = read("memory://music", "memory://music/out")
-    assert [song.output for song in songs] == ["b", "A/z.flac", "A/z.wav"]
-    assert songs[1].name == "memory://music/A/z.flac"
+    assert [song.output for song in songs] == ["b", "a/z.flac", "a/z.wav", "Z/1"]
+    assert songs[1].name == "memory://music/a/z.flac"
     assert not open_catalogue("memory://music/", "memory://out").is_counted_fast
 
 

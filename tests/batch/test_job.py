@@ -429,6 +429,7 @@ def test_a_catalogue_is_read_no_further_than_it_is_done():
         nonlocal taken
         while True:
             taken += 1
+            assert taken < 100, "it is read through"
             yield Song(settle_name("a.wav"), f"{taken}")
 
     stop = threading.Event()
