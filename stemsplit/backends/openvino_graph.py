@@ -122,9 +122,14 @@ def measure_difference(
 ) -> float:
     """Return how far a graph's outputs are from torch's: the largest relative norm."""
     runner = OpenVINOCore(graph, "fp32", torch.get_num_threads(), streams=1)
+    return compare(expected, [runner(example) for example in examples])
+
+
+def compare(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
+    """Return the largest norm of a difference, relative to what was expected."""
     worst = 0.0
-    for example, outputs in zip(examples, expected, strict=True):
-        for one, other in zip(outputs, runner(example), strict=True):
+    for outputs, others in zip(expected, got, strict=True):
+        for one, other in zip(outputs, others, strict=True):
             scale = max(float(one.norm()), torch.finfo(torch.float32).tiny)
             worst = max(worst, float((other - one).norm()) / scale)
     return worst

@@ -20,9 +20,7 @@ from stemsplit.backends.process import let_idle_threads_sleep
 from stemsplit.cli.wording import printable
 from stemsplit.errors import StemsplitError, UnknownNameError, UsageError, nearest
 
-COMMANDS = ("separate", "batch", "models", "prepare", "train", "eval", "doctor")
-RESERVED = ("export",)
-"""Commands to come: a file with such a name is ./export today, so that it stays that."""
+COMMANDS = ("separate", "batch", "models", "prepare", "train", "eval", "export", "doctor")
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -117,11 +115,6 @@ def name_command(argv: list[str]) -> list[str]:
         if first == "models" and (not argv[1:] or argv[1].startswith("-")):
             return argv if "--help" in argv else ["models", "list", *argv[1:]]
         return argv
-    if first in RESERVED:
-        raise UsageError(
-            f"this version has no command {first!r}",
-            help=f"for a file of that name write ./{first}; commands are {', '.join(COMMANDS)}.",
-        )
     if first.isalpha() and not os.path.lexists(first):
         near = nearest(first, COMMANDS, 1)
         commands = f"the commands are {', '.join(COMMANDS)}."

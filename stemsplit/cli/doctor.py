@@ -73,6 +73,7 @@ def examine() -> Iterator[Finding]:
         ("registry", _check_registry),
         ("downloads", _check_downloads),
         ("torch", _check_torch),
+        ("openvino", _check_openvino),
     )
     for name, check in checks:
         try:
@@ -214,3 +215,27 @@ def _check_torch() -> Iterator[Finding]:
         yield Finding("cuda", "ok", "none; the CPU is used")
     if torch.backends.mps.is_available():
         yield Finding("mps", "ok", "Apple GPU")
+
+
+def _check_openvino() -> Iterator[Finding]:
+    from stemsplit.backends import openvino_core
+
+    if not openvino_core.is_installed():
+        found = f"not there; --backend auto takes torch. {openvino_core.EXTRA} brings it"
+        yield Finding("openvino", "ok", found)
+        return
+    import importlib.metadata
+
+    version = importlib.metadata.version("openvino")
+    try:
+        numbers = "fp32 and bf16" if openvino_core.computes_in("bf16") else "fp32"
+    except Exception as error:
+        # A build for another machine fails in many ways, as torch's does.
+        said = (str(error).splitlines() or [""])[0]
+        mend = f"install it anew: {openvino_core.EXTRA}; or set STEMSPLIT_BACKEND=torch."
+        found = f"{version} does not work: {type(error).__name__}: {said}"
+        yield Finding("openvino", "problem", found, mend)
+        return
+    chosen = os.environ.get("STEMSPLIT_BACKEND") or "openvino"
+    found = f"{version}, in {numbers}; --backend auto takes {chosen} on a processor"
+    yield Finding("openvino", "ok", found)

@@ -9,6 +9,7 @@ import typer
 from stemsplit.cli.batch import batch
 from stemsplit.cli.doctor import doctor
 from stemsplit.cli.evaluate import evaluate
+from stemsplit.cli.export import export
 from stemsplit.cli.layout import Command, Root
 from stemsplit.cli.models import build_models
 from stemsplit.cli.prepare import prepare
@@ -41,6 +42,7 @@ def build_program() -> Any:
     app.command(cls=Command)(prepare)
     app.command(cls=Command)(train)
     app.command("eval", cls=Command)(evaluate)
+    app.command(cls=Command)(export)
     app.command(cls=Command)(doctor)
     return typer.main.get_command(app)
 

@@ -72,23 +72,15 @@ def test_a_file_named_like_a_command_is_pointed_out(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["export"])
-def test_names_of_commands_to_come_are_kept_free(
-    home: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    (home / name).touch()
-    status, message, help = fail(capsys, name)
-    assert status == 2
-    assert message == f"this version has no command {name!r}"
-    assert f"./{name}" in help
-    assert name not in COMMANDS
-
-
 @pytest.mark.parametrize(
     ("arguments", "message", "help"),
     [
         (["modles"], "there is no file and no command 'modles'", "stemsplit models"),
-        (["zzzz"], "there is no file and no command 'zzzz'", "separate, batch, models, prepare, train"),
+        (
+            ["zzzz"],
+            "there is no file and no command 'zzzz'",
+            "separate, batch, models, prepare, train",
+        ),
         (["models", "lst"], "there is no command 'lst'", "list"),
         (["models", "info"], "NAME is missing", "models info --help"),
         (["models", "import", "tiny"], "FILE... is missing", "models import --help"),
