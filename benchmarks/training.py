@@ -95,7 +95,7 @@ SMALL: Mapping[str, tuple[int, Sequence[str]]] = {
     "x-umx": (1000, (*UMX, "model.config.hidden_size=96")),
     "d3net": (300, D3NET),
     "unet-tfc": (300, UNET),
-    "unet-tdf": (300, UNET),
+    "unet-tdf": (1500, UNET),
     "unet-tdc": (500, UNET),
     "unet-tdc-rnn": (300, UNET),
     "unet-tfc-tdf": (800, UNET),
