@@ -104,7 +104,15 @@ class ModelEstimates(EstimateSource):
         """Name weights, options and device. See `EstimateSource.describe`."""
         options = asdict(self._separator.options)
         # These are said as what they came to; the rest is about files, or changes no sample.
-        for unused in ("device", "backend", "precision", "threads", "stream", "start_s", "duration_s"):
+        for unused in (
+            "device",
+            "backend",
+            "precision",
+            "threads",
+            "stream",
+            "start_s",
+            "duration_s",
+        ):
             del options[unused]
         return {
             "model": self.name,
