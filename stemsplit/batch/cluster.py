@@ -96,7 +96,7 @@ def run_on_cluster(
     task = replace(task, options=replace(options, threads=threads))
     with _connected(cluster) as ray:
         count = cluster.workers or _count_room(ray, cluster)
-        on_note(f"{count} workers on a cluster of {len(_list_nodes(ray))} machines")
+        on_note(f"workers: {count}, machines of the cluster: {len(_list_nodes(ray))}")
         pool = _Pool(ray, task, cluster, count, cancelled, on_note)
         try:
             yield from pool.run(Order(songs))

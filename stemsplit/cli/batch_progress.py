@@ -93,7 +93,7 @@ class State:
         """Return it as a line."""
         tally = self.tally
         of = f"/{self.total}" if self.total is not None else ""
-        parts = [f"{tally.songs}{of} songs"]
+        parts = [f"{tally.songs}{of} songs" if of else format_count(tally.songs, "song")]
         parts += [f"{tally.counts[name]} {name}" for name in ("skipped", "failed")]
         parts += [f"{tally.audio_s / 3600:.2f} h of audio", format_speed(self.speed)]
         if self.left_s is not None:
@@ -116,7 +116,7 @@ class BatchReporter(Voice):
     def on_ending(self, ending: Ending, state: State) -> None:
         """A song is through, one way or another."""
         if ending.error is not None:
-            self.say(f"error: {printable(ending.song.name)}: {printable(ending.error.message)}")
+            self.say(f"error: {describe_failure(ending.song.name, ending.error.message)}")
 
     def on_report(self, report: BatchReport, place: str) -> None:
         """All songs are through, or it was stopped."""
@@ -226,6 +226,11 @@ def choose_batch_reporter(*, quiet: bool, as_json: bool) -> BatchReporter:
     return BatchLines()
 
 
+def describe_failure(name: str, message: str) -> str:
+    """Return what is wrong with a song, with its name unless the message has that."""
+    return printable(message if name in message else f"{name}: {message}")
+
+
 def describe_report(report: BatchReport, place: str) -> list[str]:
     """Return the last lines: a table, what failed and why, and where everything is."""
     tally = report.tally
@@ -245,7 +250,7 @@ def describe_report(report: BatchReport, place: str) -> list[str]:
     speed = f", {format_speed(report.speed)}" if tally.audio_s else ""
     lines.append(f"{format_count(tally.songs, 'song')} in {format_clock(report.elapsed_s)}{speed}")
     for name, message in tally.first_failures:
-        lines.append(f"failed: {printable(name)}: {printable(message)}")
+        lines.append(f"failed: {describe_failure(name, message)}")
     rest = tally.counts["failed"] - len(tally.first_failures)
     if rest:
         lines.append(f"and {rest} more")
