@@ -1,11 +1,15 @@
 """What cutting a song into chunks does: stemsplit's own framing beside the original authors'.
 
-    python benchmarks/seams.py [MODEL ...]
+    python benchmarks/seams.py [MODEL ...] [--arch NAME ...] [--memory 1] [--segment SECONDS]
 
 The song is stempeg's excerpt again and again, with its true stems. "SNR": the chunked stems beside
 those of the whole song in the authors' framing. "SDR": each beside the true stems. "wobble": how
 far the level of a steady sound of twelve harmonics strays in the first stem from its median, in dB.
 A network hears the same wherever it is in that sound: what wobbles is the framing.
+
+Of an architecture with random weights there is the SNR alone: what cutting up costs a network that
+remembers, since such weights give no stems. `--memory` multiplies its recurrent weights: the larger
+they are, the longer it remembers.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from torch import Tensor
 
 import stemsplit
 from stemsplit.audio import decode_blocks
+from stemsplit.models.catalogue import find_architecture
 
 STEMS = ("mixture", "drums", "bass", "other", "vocals")
 TONE_HZ = 220.0
@@ -62,12 +67,38 @@ def measure_wobble(stem: Tensor, sample_rate: int) -> float:
     return float((level_db - level_db.median()).abs().max())
 
 
+@torch.no_grad()
+def measure_random(name: str, mixture: Tensor, memory: float, segment_s: float | None) -> float:
+    """Return an architecture's SNR, as many stems as it needs, random weights."""
+    kind = find_architecture(name)
+    torch.manual_seed(0)
+    model = kind(kind.Config(("vocals", "drums"))).eval()
+    for layer in model.core.modules():
+        if isinstance(layer, torch.nn.RNNBase):
+            for parameter in layer.parameters():
+                parameter *= memory if parameter.dim() > 1 else 1
+    (chunked, whole) = (
+        torch.stack(list(stemsplit.Separator(model, **framing).separate(mixture).values()))
+        for framing in ({"segment_s": segment_s}, {"framing": "original"})
+    )
+    return ratio_db(whole, chunked - whole)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=["spleeter-2stems"])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--arch", nargs="*", default=[])
+    parser.add_argument("--memory", type=float, default=1)
+    parser.add_argument("--segment", type=float)
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     song = read_song(options.seconds)
+    for name in options.arch:
+        found = measure_random(name, song["mixture"], options.memory, options.segment)
+        print(f"{name}, random weights, memory x{options.memory}: SNR {found:.1f} dB", flush=True)
+    if options.arch and not options.models:
+        return
+    options.models = options.models or ["spleeter-2stems"]
     header = ("model", "stem", "SNR dB", "SDR dB", "SDR original", "wobble dB", "wobble original")
     print(" ".join(f"{name:>16}" for name in header))
     for name in options.models:
