@@ -53,7 +53,8 @@ def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, r
 
     let_idle_threads_sleep()
     from stemsplit.batch.catalogue import open_catalogue
-    from stemsplit.batch.cluster import Cluster, run_on_cluster
+    from stemsplit.batch.cluster import run_on_cluster
+    from stemsplit.batch.connection import Cluster
     from stemsplit.batch.job import SONGS_IN_HAND, Task, load_separator
     from stemsplit.batch.local import run_catalogue
     from stemsplit.separation.files import FileOptions
@@ -182,7 +183,7 @@ def plan(options: argparse.Namespace) -> Iterator[Row]:
     """Compute what catalogues cost.
 
     A song takes minutes * 60 / speed + overhead seconds of a worker. What it asks of object storage
-    is counted in `stemsplit.batch.job`: one listing, and as writes the claim, each stem and the
+    is counted in `stemsplit.batch.place`: one listing, and as writes the claim, each stem and the
     manifest; its own bytes and what is known of them are two reads.
     """
     for songs in options.counts:

@@ -12,30 +12,22 @@ first song when its model is loaded: one for which there is no room keeps nobody
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
-import logging
 import math
-import os
-import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stemsplit.batch.catalogue import Song
+from stemsplit.batch.connection import Cluster, connected, count_room, list_nodes
 from stemsplit.batch.crash_report import contain
 from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Task, load_separator
 from stemsplit.batch.order import Order
-from stemsplit.errors import StemsplitError, UsageError
-
-EXTRA = 'pip install "stemsplit[ray]"'
+from stemsplit.errors import StemsplitError
 
 _WAKE_S = 0.5
 _STOPPING_S = 20.0
-_KNOCK_S = 10.0
 _WAITING_NOTE_S = 30.0
 _HOPELESS_DEATHS = 10
 """So many workers may die one after the other, and as many more as there are, without a song."""
@@ -44,23 +36,6 @@ _WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"
 """What `let_idle_threads_sleep` sets: Ray's own imports come before anything of ours."""
 
 OnNote = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where the workers are, and what each gets.
-
-    Attributes:
-        address: Of a cluster that runs: "host:port", "auto"; None to start one on this machine.
-        workers: How many; None for as many as there is room for at the beginning.
-        cpus_per_worker: Cores of each, and threads.
-        gpus_per_worker: GPUs of each; 0.25 puts four workers on one.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-    cpus_per_worker: float = 1
-    gpus_per_worker: float = 0
 
 
 def run_on_cluster(
@@ -94,9 +69,9 @@ def run_on_cluster(
         options = replace(options, device="cpu")
     threads = options.threads or max(1, math.floor(cluster.cpus_per_worker))
     task = replace(task, options=replace(options, threads=threads))
-    with _connected(cluster) as ray:
-        count = cluster.workers or _count_room(ray, cluster)
-        on_note(f"workers: {count}, machines of the cluster: {len(_list_nodes(ray))}")
+    with connected(cluster) as ray:
+        count = cluster.workers or count_room(ray, cluster)
+        on_note(f"workers: {count}, machines of the cluster: {len(list_nodes(ray))}")
         pool = _Pool(ray, task, cluster, count, cancelled, on_note)
         try:
             yield from pool.run(Order(songs))
@@ -340,94 +315,3 @@ class _Pool:
         for member in self._members:
             if member.is_ready:
                 member.handle.stop.remote()
-
-
-@contextlib.contextmanager
-def _connected(cluster: Cluster) -> Iterator[Any]:
-    """Give Ray, connected to a cluster or to one that was started for this run alone.
-
-    Raises:
-        StemsplitError: It is not installed, or does not answer.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise StemsplitError("the engine ray needs the package ray", help=f"{EXTRA} installs it.")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What the next version will do; the present one announces it at every start.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray: Any = importlib.import_module("ray")
-    with _own_signals():
-        try:
-            _knock(cluster.address)
-            ray.init(
-                address=cluster.address or "local",
-                include_dashboard=None if cluster.address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                ignore_reinit_error=False,
-            )
-        except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StemsplitError(
-                f"there is no cluster at {cluster.address or 'this machine'!r}: {said}",
-                help="check --address; `ray status` on that machine says whether it runs.",
-            ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str | None) -> None:
-    """Connect to a cluster's port once: Ray itself asks for minutes, and writes about it.
-
-    Raises:
-        OSError: Nobody answers.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdecimal():
-        with socket.create_connection((host.rpartition("/")[2], int(port)), _KNOCK_S):
-            pass
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep Ray from taking over what a request to end does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _list_nodes(ray: Any) -> list[Mapping[str, float]]:
-    """Return the resources of every machine that is up."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _count_room(ray: Any, cluster: Cluster) -> int:
-    """Return how many workers fit on the machines that are there.
-
-    Raises:
-        UsageError: Not one does.
-    """
-    wanted = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    nodes = _list_nodes(ray)
-    count = sum(
-        min(math.floor(node.get(kind, 0) / share) for kind, share in wanted.items() if share)
-        for node in nodes
-    )
-    if not count:
-        most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in wanted}
-        raise UsageError(
-            f"no machine of the cluster has {cluster.cpus_per_worker:g} cores and "
-            f"{cluster.gpus_per_worker:g} GPUs for a worker; the most are {most['CPU']:g} and "
-            f"{most['GPU']:g}",
-            help="give --cpus-per-worker and --gpus-per-worker less, or say with --workers how "
-            "many to wait for.",
-        )
-    return count

@@ -1,4 +1,7 @@
-"""`stemsplit batch SOURCE`: a catalogue of songs -> stems, on this machine or on many."""
+"""`stemsplit batch SOURCE`: a catalogue of songs -> stems, on this machine or on many.
+
+Longer than other files: the options of `separate` are listed here as well.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,10 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from stemsplit.cli import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from stemsplit.cli.arguments import (
-    OUTPUT,
-    RUN,
     AsJson,
     Backend,
     BitRate,
@@ -45,6 +44,19 @@ from stemsplit.cli.arguments import (
     TwoStems,
     WienerIterations,
 )
+from stemsplit.cli.batch_arguments import (
+    ENGINES,
+    Address,
+    Cpus,
+    Dest,
+    Engine,
+    FailedFile,
+    Gpus,
+    ReportFile,
+    Retries,
+    Source,
+    Workers,
+)
 from stemsplit.cli.batch_progress import (
     BatchPlan,
     BatchReporter,
@@ -62,79 +74,6 @@ if TYPE_CHECKING:
     from stemsplit.batch.job import Ending, Task
     from stemsplit.batch.report import BatchReport, FailedList, Tally
     from stemsplit.separation.files import FileOptions
-
-ENGINES = ("local", "ray")
-
-Source = Annotated[str | None, typer.Argument(metavar="SOURCE", show_default=False)]
-Dest = Annotated[
-    str,
-    typer.Option(
-        "-o", "--out", metavar="DEST", help="Output folder, or a URL.", rich_help_panel=OUTPUT
-    ),
-]
-ReportFile = Annotated[
-    str | None,
-    typer.Option(
-        "--report",
-        metavar="FILE",
-        help="Where the report goes.  [default: DEST/stemsplit-batch.json]",
-        rich_help_panel=OUTPUT,
-    ),
-]
-FailedFile = Annotated[
-    str | None,
-    typer.Option(
-        "--failed",
-        metavar="FILE",
-        help="Where failed songs are listed.  [default: DEST/stemsplit-failed.jsonl]",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        metavar="|".join(ENGINES), help="On this machine, or on a Ray cluster.", rich_help_panel=RUN
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT|auto",
-        help="Of the Ray cluster; without it one is started here.",
-        rich_help_panel=RUN,
-    ),
-]
-Workers = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N",
-        help="Songs at the same time.  [default: 1; ray: what there is room for]",
-        rich_help_panel=RUN,
-    ),
-]
-Cpus = Annotated[
-    str,
-    typer.Option(
-        "--cpus-per-worker", metavar="X", help="Cores of each (ray).", rich_help_panel=RUN
-    ),
-]
-Gpus = Annotated[
-    str,
-    typer.Option(
-        "--gpus-per-worker",
-        metavar="X",
-        help="GPUs of each (ray); 0.25 puts four workers on one.",
-        rich_help_panel=RUN,
-    ),
-]
-Retries = Annotated[
-    str,
-    typer.Option(
-        metavar="N",
-        help="Try a song again so often where storage failed it or its worker died.",
-        rich_help_panel=RUN,
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -380,7 +319,8 @@ def _run(
     # A listing of object storage comes a folder at a time: the next is read while workers work.
     songs = prefetch(catalogue.read(), depth=1000)
     if request.engine == "ray":
-        from stemsplit.batch.cluster import Cluster, run_on_cluster
+        from stemsplit.batch.cluster import run_on_cluster
+        from stemsplit.batch.connection import Cluster
 
         cluster = Cluster(
             request.address, request.workers, request.cpus_per_worker, request.gpus_per_worker

@@ -20,7 +20,8 @@ from linear_model import hash_tree, write_song
 from tiny_model import STEMS, write_tiny_registry
 
 from stemsplit.batch.catalogue import open_catalogue
-from stemsplit.batch.cluster import Cluster, run_on_cluster
+from stemsplit.batch.cluster import run_on_cluster
+from stemsplit.batch.connection import Cluster
 from stemsplit.batch.job import Ending, Task, load_separator
 from stemsplit.batch.local import run_catalogue
 from stemsplit.errors import DecodeError

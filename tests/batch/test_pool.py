@@ -10,7 +10,8 @@ import pytest
 
 from stemsplit.batch import cluster as module
 from stemsplit.batch.catalogue import Song
-from stemsplit.batch.cluster import Cluster, _count_room, _Pool
+from stemsplit.batch.cluster import _Pool
+from stemsplit.batch.connection import Cluster, count_room
 from stemsplit.batch.job import Ending, Task
 from stemsplit.batch.order import Order
 from stemsplit.errors import DeviceError, StemsplitError, UsageError
@@ -249,10 +250,10 @@ class Machines:
 
 def test_room_is_counted_machine_by_machine():
     machines = Machines({"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}, {})
-    assert _count_room(machines, Cluster(cpus_per_worker=2)) == 3
-    assert _count_room(machines, Cluster(cpus_per_worker=1, gpus_per_worker=0.25)) == 4
+    assert count_room(machines, Cluster(cpus_per_worker=2)) == 3
+    assert count_room(machines, Cluster(cpus_per_worker=1, gpus_per_worker=0.25)) == 4
 
 
 def test_a_cluster_without_room_is_refused():
     with pytest.raises(UsageError, match=r"4 cores and 0 GPUs.*most are 3 and 0"):
-        _count_room(Machines({"CPU": 3.0}), Cluster(cpus_per_worker=4))
+        count_room(Machines({"CPU": 3.0}), Cluster(cpus_per_worker=4))
