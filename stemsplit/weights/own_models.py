@@ -27,7 +27,7 @@ RUN_RECIPE = "recipe.toml"
 """The file that makes a folder a training's."""
 HEADER_KEY = "stemsplit"
 _MAX_HEADER_BYTES = 100_000_000
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".h5", ".safetensors", ".toml")
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".h5", ".onnx", ".safetensors", ".toml")
 
 
 def find_entry(name: str | os.PathLike[str] | None, registry: Registry) -> ModelEntry:

@@ -56,6 +56,7 @@ def test_done_songs_are_skipped_in_a_folder_that_cannot_be_written(in_tmp: Path)
         {"separator": {"residual": True}},
         {"separator": {"stems": ("vocals",)}},
         {"separator": {"precision": "bf16"}},
+        {"separator": {"backend": "openvino"}},
         {"overwrite": True},
     ],
 )
@@ -63,6 +64,12 @@ def test_a_changed_option_does_it_again(changes: dict[str, Any]):
     write_song(Path("song.wav"))
     separate_song()
     assert separate_song(**changes).status == "done"
+
+
+def test_a_number_of_threads_is_no_reason_to_do_it_again():
+    write_song(Path("song.wav"))
+    separate_song()
+    assert separate_song(separator={"threads": 1}).status == "skipped"
 
 
 def test_other_weights_do_it_again():

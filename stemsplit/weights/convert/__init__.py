@@ -17,6 +17,8 @@ from stemsplit.errors import CheckpointError, UnknownNameError
 from stemsplit.weights.convert.checkpoint import Array, Checkpoint, Scalar, damaged
 from stemsplit.weights.convert.hdf5 import SIGNATURE, read_hdf5
 from stemsplit.weights.convert.numpy_arrays import read_npz
+from stemsplit.weights.convert.onnx import START as ONNX_START
+from stemsplit.weights.convert.onnx import read_onnx
 from stemsplit.weights.convert.safe_tensors import read_safetensors, write_safetensors
 from stemsplit.weights.convert.sstable import MAGIC
 from stemsplit.weights.convert.tensorflow import find_prefix, read_tensorflow
@@ -36,7 +38,7 @@ __all__ = [
     "write_safetensors",
 ]
 
-FORMATS = ("torch-pickle", "tensorflow", "hdf5", "safetensors", "numpy")
+FORMATS = ("torch-pickle", "tensorflow", "hdf5", "safetensors", "numpy", "onnx")
 """What a registry may call a file's format."""
 
 _READERS: Mapping[str, Callable[[Path], Checkpoint]] = {
@@ -44,6 +46,7 @@ _READERS: Mapping[str, Callable[[Path], Checkpoint]] = {
     "hdf5": read_hdf5,
     "safetensors": read_safetensors,
     "numpy": read_npz,
+    "onnx": read_onnx,
 }
 
 WeightRow = tuple[Path, str, str | None, str | None]
@@ -139,6 +142,8 @@ def sniff_format(path: Path) -> str | None:
         return "hdf5"
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "torch-pickle"
+    if start.startswith(ONNX_START) and path.suffix.casefold() == ".onnx":
+        return "onnx"  # its content has no mark of its own
     if len(start) > 8 and start[8:9] == b"{":
         return "safetensors"
     return None
