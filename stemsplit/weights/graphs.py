@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +41,3 @@ def find_graph(store: Store, name: str, key: str, write: Callable[[Path], None])
                     replace_file(made.with_suffix(suffix), path.with_suffix(suffix))
             store.seal(path)
     return path
-
-
-def is_writable(store: Store) -> bool:
-    """Say whether the cache takes new files."""
-    place = next(one for one in (store.root, *store.root.parents) if one.exists())
-    return os.access(place, os.W_OK)

@@ -1,9 +1,9 @@
 """The ONNX format, as far as it holds weights: a graph's initialisers by name. No graph is run.
 
-A file is one protocol buffer (onnx.proto): ModelProto has graph = 7 and opset_import = 8, GraphProto
-initializer = 5, and TensorProto dims = 1, data_type = 2, float_data = 4, name = 8, raw_data = 9,
-double_data = 10, data_location = 14. NNabla's exporter (1.39) calls an initialiser by its
-parameter's name and leaves norms as they are, so that D3Net's keymap serves its files too.
+A file is one protocol buffer (onnx.proto). ModelProto has graph = 7 and opset_import = 8,
+GraphProto has initializer = 5, and TensorProto dims = 1, data_type = 2, float_data = 4, name = 8,
+raw_data = 9, double_data = 10, data_location = 14. NNabla's exporter (1.39) calls an initialiser by
+its parameter's name and leaves norms as they are: D3Net's keymap serves its files too.
 """
 
 from __future__ import annotations
