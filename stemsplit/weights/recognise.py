@@ -23,6 +23,8 @@ from stemsplit.weights.entry import ModelEntry, WeightFile
 from stemsplit.weights.keymaps import build_keymap, rename_arrays
 
 _LARGEST_FOLDER = 64
+_NAMED_AS = {"onnx": "hdf5"}
+"""Formats whose writer gives tensors the names that they have in another: NNabla's does."""
 _DESCRIBE = "describe the model in a models.toml beside them: docs/adding-weights.md."
 
 
@@ -92,7 +94,7 @@ def _search(path: Path, registry: Mapping[str, ModelEntry], shelf: Shelf) -> Mod
     refusals = []
     for entry in registry.values():
         formats = {file.format for file in entry.files}
-        if entry.members or not formats.issuperset(one.format for one in brought):
+        if entry.members or not formats.issuperset(map(_name_as, brought)):
             continue
         try:
             return _fit(entry, path, brought)
@@ -166,7 +168,9 @@ def _fit(entry: ModelEntry, path: Path, brought: Sequence[Brought]) -> ModelEntr
         name=path.stem.casefold(),
         description=f"{path.name}, recognised as weights of {entry.name}: {', '.join(given)}",
         stems=stems,
-        files=tuple(_as_own(file, one.path) for file, one in placed.items()),
+        files=tuple(
+            replace(_as_own(file, one.path), format=one.format) for file, one in placed.items()
+        ),
     )
 
 
@@ -176,7 +180,7 @@ def _place(
     """Return the one of a model's files that this is: by its tensors, then by its name."""
     fitting, error = [], None
     for file in entry.files:
-        if file.format != brought.format:
+        if file.format != _name_as(brought):
             continue
         try:
             _compare(file, entry, brought, shapes, entry.name)
@@ -241,6 +245,11 @@ def _is_named(path: Path, file: WeightFile) -> bool:
     if path.name == file.name:
         return True
     return file.stem is not None and file.stem in re.split(r"[^a-z]+", path.stem.casefold())
+
+
+def _name_as(brought: Brought) -> str:
+    """Return the format whose names a file's tensors have."""
+    return _NAMED_AS.get(brought.format, brought.format)
 
 
 def _as_own(file: WeightFile, path: Path) -> WeightFile:
