@@ -23,7 +23,8 @@ pytest.importorskip("openvino")
 STEMS = ("vocals", "drums", "bass")
 CPU = torch.device("cpu")
 VARIANTS = [
-    *((name, {}) for name in sorted(ARCHITECTURES)),
+    *((name, {}) for name in sorted(ARCHITECTURES.keys() - {"d3net"})),
+    pytest.param("d3net", {}, marks=pytest.mark.slow),  # a deep tree of small layers
     ("bsrnn", {"bottleneck": "attention"}),
     ("bsrnn", {"cell": "gru", "bidirectional": False}),
     *(("intermediate-block-unet", {"block": block}) for block in ("tfc", "tdf", "tdc", "tdc-rnn")),
@@ -79,6 +80,7 @@ def test_a_whole_song_is_taken_too(name: str) -> None:
         assert difference(model.run_core(inputs), core(inputs)) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_goes_another_way_with_every_length_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
