@@ -19,6 +19,7 @@ from stemsplit.cli.progress import (
     Plan,
     Reporter,
     Summary,
+    describe_graph,
     describe_outcome,
     describe_summary,
     title_of,
@@ -115,6 +116,11 @@ class Bars(LiveVoice, Reporter):
             total=total_bytes,
             note=f"{format_bytes(done_bytes)}{of}",
         )
+
+    def on_graph(self, model: str) -> None:
+        """Say what the bar of loading waits for."""
+        if self._loading is not None:
+            self._live.update(self._loading, description=describe_graph(model))
 
     def on_count(self, noun: str, done: int, total: int) -> None:
         """Move the one bar of a command that counts."""

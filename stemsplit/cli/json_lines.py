@@ -58,6 +58,10 @@ class JsonLines(JsonVoice, Reporter):
         if self.is_due(model, PROGRESS_EVERY_S) or done_bytes == total_bytes:
             self.write("download", model=model, done_bytes=done_bytes, total_bytes=total_bytes)
 
+    def on_graph(self, model: str) -> None:
+        """Write `graph`."""
+        self.write("graph", model=model)
+
     def on_started(self, job: Job, event: Started) -> None:
         """Write `started`."""
         total = event.total_samples

@@ -110,6 +110,9 @@ class Reporter(Voice):
     def on_download(self, model: str, done_bytes: int, total_bytes: int | None) -> None:
         """Weights are arriving."""
 
+    def on_graph(self, model: str) -> None:
+        """A backend makes itself a graph of the model's weights, once."""
+
     def on_count(self, noun: str, done: int, total: int) -> None:
         """So many of a command's tracks, or whatever they are called, are through."""
 
@@ -182,6 +185,10 @@ class Lines(Reporter):
                 self.say(line)
             self._download = line
 
+    def on_graph(self, model: str) -> None:
+        """Say what takes so long."""
+        self.say(f"{describe_graph(model)} ...")
+
     def on_started(self, job: Job, event: Started) -> None:
         """Say what is separated into what."""
         self.is_due(job.manifest, LINE_EVERY_S)
@@ -228,6 +235,11 @@ def choose_reporter(*, quiet: bool, as_json: bool) -> Reporter:
 def title_of(job: Job) -> str:
     """Name a song as the person knows it: its file, below the folder that was named."""
     return printable(job.source.folder / job.source.name)
+
+
+def describe_graph(model: str) -> str:
+    """Say what happens before a model is first used by another runtime."""
+    return f"preparing {model} for OpenVINO, this once"
 
 
 def describe_start(event: Started) -> str:

@@ -298,7 +298,7 @@ def _load_separator(
 
     store = Store(offline=request.offline)
     model = load_entry(entry, registry=registry, store=store, on_progress=on_progress)
-    return Separator(model, request.options)
+    return Separator(model, request.options, on_graph=lambda: reporter.on_graph(entry.name))
 
 
 @contextlib.contextmanager

@@ -21,13 +21,21 @@ from stemsplit.weights.graphs import find_graph
 from stemsplit.weights.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
+
+    import openvino
 
     from stemsplit.models.base import StemModel
 
 
 def make_core(
-    model: StemModel, device: torch.device, backend: str, precision: str, *, is_whole: bool = False
+    model: StemModel,
+    device: torch.device,
+    backend: str,
+    precision: str,
+    *,
+    is_whole: bool = False,
+    on_graph: Callable[[], None] = lambda: None,
 ) -> Core:
     """Get a network's core ready to run.
 
@@ -37,6 +45,7 @@ def make_core(
         backend: "torch" or "openvino".
         precision: "fp32", "bf16" or "fp16".
         is_whole: Whether songs come whole, of any length, instead of in chunks.
+        on_graph: Called before a graph is made, which may take half a minute.
 
     Raises:
         DeviceError: The backend cannot take this network.
@@ -45,18 +54,20 @@ def make_core(
         return TorchCore(model.core, device, precision)
     examples = make_examples(model, any_length=is_whole or not model.chunk.fixed)
 
-    def write(path: Path) -> None:
-        save_graph(make_graph(model.core, examples), path)
+    def make() -> openvino.Model:
+        on_graph()
+        return make_graph(model.core, examples)
 
     threads = torch.get_num_threads()
     streams = count_workers(device)
     if model.has_loaded_weights:
         try:
-            path = find_graph(Store(), model.name, _name_graph(model, examples), write)
+            name = _name_graph(model, examples)
+            path = find_graph(Store(), model.name, name, lambda path: save_graph(make(), path))
             return OpenVINOCore(path, precision, threads, streams)
         except OutputError:
             pass  # A cache that several share may be one to read only.
-    return OpenVINOCore(make_graph(model.core, examples), precision, threads, streams)
+    return OpenVINOCore(make(), precision, threads, streams)
 
 
 def make_examples(model: StemModel, *, any_length: bool) -> list[tuple[Tensor, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +38,7 @@ class FramedNetwork:
         backend: str,
         precision: str,
         decoding: threading.Lock,
+        on_graph: Callable[[], None] = lambda: None,
     ) -> None:
         """Settle framing and post-filter.
 
@@ -49,6 +50,7 @@ class FramedNetwork:
             backend: "torch" or "openvino".
             precision: "fp32", "bf16" or "fp16".
             decoding: Held while stems are made from what the network gave.
+            on_graph: Called before a backend makes a graph of the network, if it has to.
 
         Raises:
             UsageError: Options that this network cannot follow.
@@ -67,7 +69,9 @@ class FramedNetwork:
         self._decoding = decoding
         self.framing = plan_framing(model.chunk, model.sample_rate, options)
         is_whole = self.framing.chunk_samples is None
-        self._core = make_core(self._model, device, backend, precision, is_whole=is_whole)
+        self._core = make_core(
+            self._model, device, backend, precision, is_whole=is_whole, on_graph=on_graph
+        )
         self.places = torch.tensor([wanted.index(stem) for stem in mine])
         self.shares = torch.tensor([weights[stem] for stem in mine])
 

@@ -63,13 +63,22 @@ class Separator:
         precision: "fp32", "bf16" or "fp16".
     """
 
-    def __init__(self, model: Model, options: Options | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: Options | None = None,
+        *,
+        on_graph: Callable[[], None] = lambda: None,
+        **overrides: Any,
+    ) -> None:
         """Settle stems, chunks, device and numbers.
 
         Args:
             model: From `load_model`. It goes to the device; what its weights are now is what will
                 be used, whatever becomes of them later.
             options: The defaults when None.
+            on_graph: Called before a backend makes a graph of a network's weights; that is done
+                once, and may take half a minute.
             **overrides: Fields of `Options` to replace: `Separator(model, stems=("vocals",))`.
 
         Raises:
@@ -99,20 +108,28 @@ class Separator:
         )
         self._notices: tuple[str, ...] = ()
         try:
-            self._networks = self._build_networks(needed)
+            self._networks = self._build_networks(needed, on_graph)
         except DeviceError as error:
             if self.options.backend != "auto" or self.backend == "torch":
                 raise
             self.backend = "torch"
             self._notices = (f"torch computes this model: {error.message}.",)
-            self._networks = self._build_networks(needed)
+            self._networks = self._build_networks(needed, on_graph)
 
-    def _build_networks(self, members: Sequence[Member]) -> list[FramedNetwork]:
-        wanted = self._stem_plan.of_model
+    def _build_networks(
+        self, members: Sequence[Member], on_graph: Callable[[], None]
+    ) -> list[FramedNetwork]:
         decoding = threading.Lock()
         return [
             FramedNetwork(
-                member, wanted, self.options, self.device, self.backend, self.precision, decoding
+                member,
+                self._stem_plan.of_model,
+                self.options,
+                self.device,
+                self.backend,
+                self.precision,
+                decoding,
+                on_graph,
             )
             for member in members
         ]

@@ -9,6 +9,7 @@ pypi:package==1.2.3!folder/in/wheel/file      PypiSource
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -218,3 +219,14 @@ def _parse_file_url(text: str) -> LocalSource:
 
 def _nonsense(text: str, reason: str) -> UsageError:
     return UsageError(f"{text!r} is no place to get weights from: {reason}", help=_HELP)
+
+
+def find_in_place(sources: Sequence[str], member: str | None) -> Path | None:
+    """Return where a file is that is used where it lies; None for one that belongs in the cache.
+
+    Args:
+        sources: As a registry spells them; the first decides.
+        member: The file's name in an archive; None where the source is the file itself.
+    """
+    source = parse_source(sources[0])
+    return source.path if isinstance(source, LocalSource) and member is None else None

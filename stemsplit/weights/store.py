@@ -35,7 +35,7 @@ from stemsplit.weights.environment import find_cache, is_offline
 from stemsplit.weights.imports import as_brought, recognise_file, telling_of_import
 from stemsplit.weights.patience import Patience
 from stemsplit.weights.records import LockFile, Stamps
-from stemsplit.weights.sources import LocalSource, parse_source
+from stemsplit.weights.sources import find_in_place
 from stemsplit.weights.tally import Tally
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Store:
         A cache that was copied from elsewhere counts as empty until `fetch` has looked at it.
         """
         for file in entry.files:
-            local = _find_local(file)
+            local = find_in_place(file.source, file.member)
             if local is not None:
                 if not local.is_file():
                     return False
@@ -274,7 +274,7 @@ class Store:
         Raises:
             DownloadError: A file outside the cache, where nothing can be mended, is not.
         """
-        local = _find_local(file)
+        local = find_in_place(file.source, file.member)
         if local is not None:
             return FetchedFile(file, local, self._check_local(file, local))
         path = self._place(entry, file)
@@ -317,7 +317,7 @@ class Store:
         return FetchedFile(file, path, self._stamp(path, digest))
 
     def _judge(self, entry: ModelEntry, file: WeightFile) -> Verdict:
-        local = _find_local(file)
+        local = find_in_place(file.source, file.member)
         path = local or self._place(entry, file)
         known = Known(file.sha256, file.checksum) if local else self._expect(file)
         if not path.is_file():
@@ -398,9 +398,3 @@ def _list_parts(converted: Path) -> list[Path]:
     """Return the files that something converted consists of."""
     parts = [converted]
     return [*parts, converted.with_suffix(".bin")] if converted.suffix == ".xml" else parts
-
-
-def _find_local(file: WeightFile) -> Path | None:
-    """Return where a file is that is used in place; None for one that belongs in the cache."""
-    source = parse_source(file.source[0])
-    return source.path if isinstance(source, LocalSource) and file.member is None else None

@@ -148,6 +148,13 @@ def test_a_graph_is_made_once_and_a_damaged_one_again(cache: Path, made: list[nn
     assert len(made) == 3
 
 
+def test_whoever_waits_for_a_graph_is_told(cache: Path) -> None:
+    told: list[str] = []
+    for model in (loaded(), loaded()):
+        Separator(model, backend="openvino", on_graph=lambda: told.append("graph"))
+    assert told == ["graph"]
+
+
 @torch.no_grad()
 def test_changed_weights_are_never_taken_for_the_loaded_ones(cache: Path) -> None:
     model = loaded()

@@ -81,6 +81,7 @@ def play(reporter: Reporter, plan: Plan, clock: Clock) -> Summary:
         reporter.on_download("tiny", 10_000, 20_000)
         reporter.on_download("tiny", 20_000, 20_000)
         reporter.on_download("tiny", 20_000, 20_000)
+        reporter.on_graph("tiny")
         for pause_s, event in events:
             clock.now_s += pause_s
             reporter.on_event(first, event)
@@ -97,6 +98,7 @@ def test_lines() -> None:
     assert out.getvalue().splitlines() == [
         "downloading tiny: 5 B",
         "downloading tiny: 20 kB of 20 kB",
+        "preparing tiny for OpenVINO, this once ...",
         "[1/3] a.mp3: 1:40, 1000 Hz, mono -> vocals, other (cpu, torch, fp32)",
         "[1/3] a.mp3: 50%, 4.5x real time, 0:11 left",
         "[1/3] a.mp3: note: clipped\\x1b",
@@ -134,6 +136,7 @@ def test_json_lines() -> None:
     kinds = [event["event"] for event in events]
     assert kinds == [
         *["download"] * 3,
+        "graph",
         "started",
         *["progress"] * 3,
         "notice",
@@ -144,15 +147,16 @@ def test_json_lines() -> None:
         "summary",
     ]
     path = str(Path("in", "ä.mp3"))
-    assert {event["file"] for event in events[3:10]} == {path}
+    assert {event["file"] for event in events[4:11]} == {path}
     assert events[1] == {
         "event": "download", "model": "tiny", "done_bytes": 20_000, "total_bytes": 20_000,
     }  # fmt: skip
-    assert events[5] == {
+    assert events[3] == {"event": "graph", "model": "tiny"}
+    assert events[6] == {
         "event": "progress", "file": path, "done_s": 50.0, "total_s": 100.0, "speed": 4.545,
         "remaining_s": 11.0,
     }  # fmt: skip
-    assert events[10]["message"] == "no\nsound"
+    assert events[11]["message"] == "no\nsound"
     assert events[-1]["cancelled"] == 1
 
 
@@ -201,12 +205,14 @@ def test_bars_show_how_far_how_fast_and_how_long_still() -> None:
         bars.on_plan(plan)
         bars.on_download("tiny", 10_000, 20_000)
         bars._live.refresh()
+        bars.on_graph("tiny")
+        bars._live.refresh()
         bars.on_event(plan.jobs[0], started())
         bars.on_event(plan.jobs[0], progress(50, 10))
         assert [task.description for task in bars._live.tasks] == ["songs", "a.mp3"]
         bars._live.refresh()
     shown = out.getvalue()
-    for text in ("loading tiny", "downloading tiny", "10 kB/20 kB", "songs", "0/2"):
+    for text in ("loading tiny", "downloading tiny", "10 kB/20 kB", "preparing", "songs"):
         assert text in shown, text
     assert "50 %" in shown
     assert "5.0x real time, 0:10 left" in shown
