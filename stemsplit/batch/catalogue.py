@@ -118,9 +118,11 @@ def open_catalogue(source: str, dest: str) -> Catalogue:
 
 def _walk(storage: Storage, root: str, dest: str) -> Iterator[Song]:
     """Yield the songs of a folder and all below it, without the stems of earlier runs."""
+    # Where the source is in the destination, all of it would count as stems.
+    avoids_dest = dest != root and _is_below(dest, root)
     for listing in storage.walk(root):
         here = listing.folder.rstrip("/")
-        if here != root and _is_below(here, dest):
+        if avoids_dest and _is_below(here, dest):
             listing.folders.clear()
             continue
         listing.folders[:] = [name for name in listing.folders if _is_wanted(name)]

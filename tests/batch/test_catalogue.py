@@ -74,6 +74,12 @@ def test_the_destination_is_not_searched_for_songs():
     assert outputs("in", "in/out") == ["a", "outer/b"]
 
 
+def test_a_source_within_the_destination_is_searched():
+    touch("in/deep/a.mp3", "in/deep/er/b.mp3", "in/c.mp3")
+    assert outputs("in", ".") == ["c", "deep/a", "deep/er/b"]
+    assert outputs("in", "in") == ["c", "deep/a", "deep/er/b"]
+
+
 def test_a_bucket_is_a_folder(bucket: Any):
     names = ["b.mp3", "Z/1.mp3", "a/z.flac", "a/z.wav", "out/stray.mp3", "notes.txt", ".git/x.mp3"]
     for name in names:
