@@ -36,6 +36,7 @@ def save_onnx(
 
     Raises:
         DeviceError: A package is not there, or the network cannot be written so.
+        OSError: The place cannot be written to.
     """
     try:
         import onnx  # noqa: F401  # torch's exporter needs it, and says so only in the middle
@@ -73,6 +74,8 @@ def save_onnx(
             )
             for example in examples
         ]
+    except OSError:
+        raise  # A full disk is not the network's fault.
     except Exception as error:
         # Exporter and runtime have many kinds; whatever it is, there is no file.
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -143,4 +143,8 @@ def save_graph(graph: openvino.Model, path: Path) -> None:
     """
     import openvino
 
-    openvino.save_model(graph, str(path), compress_to_fp16=False)
+    try:
+        openvino.save_model(graph, str(path), compress_to_fp16=False)
+    except RuntimeError as error:
+        # A full disk is a stream's error to OpenVINO, which says no more of it.
+        raise OSError(f"OpenVINO could not write {path.name} and its .bin") from error

@@ -194,6 +194,25 @@ class Wrong(nn.Module):
         return x * (1.0 if torch.jit.is_tracing() else 2.0)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the disk that is always full")
+def test_a_full_cache_makes_the_graph_in_memory(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = openvino_graph.save_graph
+
+    def save_to_full_disk(graph: object, path: Path) -> None:
+        path.with_suffix(".bin").symlink_to("/dev/full")
+        save(graph, path)
+
+    monkeypatch.setattr("stemsplit.separation.cores.save_graph", save_to_full_disk)
+    model = loaded()
+    (example,) = make_examples(model, any_length=False)
+    core = make_core(model, CPU, "openvino", "fp32")
+    with torch.no_grad():
+        assert difference(model.run_core(example), core(example)) < 1e-5
+    assert list(cache.iterdir()) == []
+
+
 def test_a_graph_that_differs_is_refused() -> None:
     example = (torch.ones(1, 4),)
     with pytest.raises(DeviceError, match="away from what torch computes"):

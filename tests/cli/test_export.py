@@ -14,6 +14,7 @@ from stemsplit.cli import main
 from stemsplit.errors import DeviceError
 from stemsplit.models.base import PerStem, StemModel
 from stemsplit.models.catalogue import find_architecture
+from stemsplit.separation import export as export_room
 from stemsplit.separation.export import export_model
 from stemsplit.weights.build import build_model, list_shapes
 from stemsplit.weights.convert import write_safetensors
@@ -139,6 +140,34 @@ def test_a_graph_that_differs_is_not_written(folder: Path, monkeypatch: pytest.M
     with pytest.raises(DeviceError, match=r"5\.0e-01 away from what torch computes"):
         export_model(load(folder), entry, "onnx", Path("out"))
     assert not [path for path in Path().iterdir() if "out" in path.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the disk that is always full")
+@pytest.mark.parametrize(
+    ("target", "name", "saver"),
+    [("openvino", "mine.bin", "save_graph"), ("onnx", "mine.onnx", "save_onnx")],
+)
+def test_a_full_disk_is_told_as_such(
+    target: str,
+    name: str,
+    saver: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save = getattr(export_room, saver)
+
+    def save_to_full_disk(*arguments: object) -> object:
+        place = arguments[-1]
+        assert isinstance(place, Path)
+        place.with_name(name).symlink_to("/dev/full")
+        return save(*arguments)
+
+    monkeypatch.setattr(export_room, saver, save_to_full_disk)
+    before = sorted(folder.iterdir())
+    assert main(["export", "-m", "own", "--to", target, "-o", "graphs"]) == 1
+    assert "'graphs' cannot be written" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
 
 
 def test_what_cannot_be_written_so_leaves_nothing(folder: Path) -> None:
