@@ -99,6 +99,7 @@ class Ending:
         elapsed_s: Time it took, waiting for other songs included.
         audio_s: Length of what was separated; 0 unless it is done or skipped.
         tries: How often it was begun.
+        notices: What its manifest says that a person should know: that it is damaged, say.
     """
 
     song: Song
@@ -107,6 +108,7 @@ class Ending:
     elapsed_s: float = 0.0
     audio_s: float = 0.0
     tries: int = 1
+    notices: tuple[str, ...] = ()
 
 
 def load_separator(task: Task, on_progress: Callable[..., None] | None = None) -> Separator:
@@ -171,7 +173,9 @@ class SongWorker:
                 # Whatever it is, it concerns this song; the report keeps the traceback.
                 error = contain(failure, f"separating {song.name!r}")
             audio_s = manifest.duration_s if manifest else 0.0
-            return Ending(song, status, error, time.perf_counter() - began, audio_s, tries)
+            notices = manifest.notices if manifest else ()
+            elapsed_s = time.perf_counter() - began
+            return Ending(song, status, error, elapsed_s, audio_s, tries, notices)
         raise AssertionError("the tries never end")
 
     def _wait_before(self, tries: int) -> bool:
@@ -339,4 +343,4 @@ def _scratch() -> Iterator[Path]:
 
 
 def _ignore(event: object) -> None:
-    """Hear nothing: of a catalogue, only what becomes of its songs is told."""
+    """Hear nothing: what a person should know of a song is in its manifest."""

@@ -24,7 +24,7 @@ REPORT_NAME = "stemsplit-batch.json"
 FAILED_NAME = "stemsplit-failed.jsonl"
 SCHEMA = 1
 
-_SHOWN_FAILURES = 20
+_SHOWN = 20
 _IN_MEMORY_BYTES = 1 << 20
 
 
@@ -39,6 +39,8 @@ class Tally:
         skipped_audio_s: Length of what was there already.
         tries: How often songs were begun that had been begun before.
         first_failures: Some failed songs: name and message.
+        noticed: Songs, done or skipped, of which there is something to know.
+        first_notices: Some of that: name and message.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -47,18 +49,24 @@ class Tally:
     skipped_audio_s: float = 0.0
     tries: int = 0
     first_failures: list[tuple[str, str]] = field(default_factory=list)
+    noticed: int = 0
+    first_notices: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, ending: Ending) -> None:
         """Count a song."""
         self.counts[ending.status] += 1
         self.tries += ending.tries - 1
+        if ending.notices:
+            self.noticed += 1
+            if len(self.first_notices) < _SHOWN:
+                self.first_notices.append((ending.song.name, "; ".join(ending.notices)))
         if ending.status == "done":
             self.audio_s += ending.audio_s
         elif ending.status == "skipped":
             self.skipped_audio_s += ending.audio_s
         elif ending.error is not None:
             self.kinds[type(ending.error).__name__] += 1
-            if len(self.first_failures) < _SHOWN_FAILURES:
+            if len(self.first_failures) < _SHOWN:
                 self.first_failures.append((ending.song.name, ending.error.message))
 
     @property
@@ -133,6 +141,8 @@ class BatchReport:
             "tried_again": tally.tries,
             "stopped": self.is_stopped,
             "errors": dict(tally.kinds.most_common()),
+            "noticed": tally.noticed,
+            "notices": [{"song": song, "message": said} for song, said in tally.first_notices],
             "failed_list": self.failed_list,
             "versions": dict(self.versions),
         }

@@ -5,7 +5,8 @@
     begin           source, dest, model, stems, engine
     download        model, done_bytes, total_bytes (null: unknown)
     note            message
-    song_done       song (path or URL), output, audio_s, elapsed_s, tries
+    song_done       song (path or URL), output, audio_s, elapsed_s, tries, notices (sentences: that
+                    it is damaged, say)
     song_skipped    the same: its manifest proves it done
     song_failed     song, output, error (the class), message, help, elapsed_s, tries
     song_cancelled  song, output
@@ -189,7 +190,7 @@ class BatchJson(JsonVoice, BatchReporter):
         if ending.error is not None:
             values |= {**describe_error(ending.error), **work}
         elif ending.status != "cancelled":
-            values |= {"audio_s": round(ending.audio_s, 3), **work}
+            values |= {"audio_s": round(ending.audio_s, 3), **work, "notices": ending.notices}
         self.write(f"song_{ending.status}", **values)
         if self.is_due(PROGRESS, EVENT_EVERY_S):
             left_s, counts = state.left_s, state.tally.counts
@@ -246,14 +247,13 @@ def describe_report(report: BatchReport, place: str) -> list[str]:
         if tally.counts[status]
     ]
     rows += [[f"  {kind}", str(count), ""] for kind, count in tally.kinds.most_common()]
+    if tally.noticed:
+        rows.append(["with notes", str(tally.noticed), ""])
     lines = format_table(["", "songs", "hours of audio"], rows, TABLE_COLUMNS)
     speed = f", {format_speed(report.speed)}" if tally.audio_s else ""
     lines.append(f"{format_count(tally.songs, 'song')} in {format_clock(report.elapsed_s)}{speed}")
-    for name, message in tally.first_failures:
-        lines.append(f"failed: {describe_failure(name, message)}")
-    rest = tally.counts["failed"] - len(tally.first_failures)
-    if rest:
-        lines.append(f"and {rest} more")
+    lines += _list_some("failed", tally.first_failures, tally.counts["failed"])
+    lines += _list_some("note", tally.first_notices, tally.noticed)
     if report.failed_list:
         again = printable(report.failed_list)
         lines.append(f"for these alone: stemsplit batch {again} ...")
@@ -261,3 +261,10 @@ def describe_report(report: BatchReport, place: str) -> list[str]:
         lines.append("stopped; run the same command again to go on")
     lines.append(f"the report is {printable(place)}")
     return lines
+
+
+def _list_some(what: str, told: list[tuple[str, str]], count: int) -> list[str]:
+    """Return a line for each song of which something is told, and how many there are besides."""
+    lines = [f"{what}: {describe_failure(name, message)}" for name, message in told]
+    rest = count - len(told)
+    return [*lines, f"and {rest} more"] if rest else lines

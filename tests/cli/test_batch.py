@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -101,6 +102,27 @@ def test_what_failed_is_listed_with_reasons_and_done_alone_when_it_is_mended(run
     assert not Path("out/stemsplit-failed.jsonl").exists()
     assert run("separate", "in", "-o", "plain").returncode == 0
     assert without_report("out") == without_report("plain")
+
+
+def test_that_a_song_is_damaged_is_heard(run: Run):
+    write_songs(2)
+    sound = Path("in/album/0.wav").read_bytes()
+    Path("in/album/0.wav").write_bytes(sound[: len(sound) // 2])
+    for status in ("done", "skipped"):
+        done = run("batch", "in", "-o", "out")
+        assert done.returncode == 0
+        assert re.search(r"^with notes +1$", done.stderr, re.MULTILINE)
+        assert "/0.wav' is damaged: decoded 0.5 s of 1.0 s announced" in done.stderr
+        report = json.loads(Path("out/stemsplit-batch.json").read_text())
+        assert (report[status], report["noticed"]) == (2, 1)
+        assert report["notices"][0]["song"] == str(Path("in/album/0.wav").absolute())
+    told = {
+        one["song"][-5:]: one
+        for one in events(run("batch", "in", "-o", "out", "--json"))
+        if one["event"] == "song_skipped"
+    }
+    assert told["1.wav"]["notices"] == []
+    assert "is damaged" in told["0.wav"]["notices"][0]
 
 
 def test_json_tells_every_song_and_ends_with_the_report(run: Run):
