@@ -219,7 +219,14 @@ def _check_torch() -> Iterator[Finding]:
 
 def _check_openvino() -> Iterator[Finding]:
     from stemsplit.backends import openvino_core
+    from stemsplit.backends.choice import BACKENDS, VARIABLE
 
+    chosen = os.environ.get(VARIABLE) or "auto"
+    if chosen not in BACKENDS:
+        found = f"{VARIABLE} is {chosen!r}, and there is no such backend"
+        mend = f"set it to one of {', '.join(BACKENDS)}, or not at all."
+        yield Finding("openvino", "problem", found, mend)
+        return
     if not openvino_core.is_installed():
         found = f"not there; --backend auto takes torch. {openvino_core.EXTRA} brings it"
         yield Finding("openvino", "ok", found)
@@ -236,6 +243,6 @@ def _check_openvino() -> Iterator[Finding]:
         found = f"{version} does not work: {type(error).__name__}: {said}"
         yield Finding("openvino", "problem", found, mend)
         return
-    chosen = os.environ.get("STEMSPLIT_BACKEND") or "openvino"
+    chosen = "openvino" if chosen == "auto" else chosen
     found = f"{version}, in {numbers}; --backend auto takes {chosen} on a processor"
     yield Finding("openvino", "ok", found)

@@ -77,6 +77,17 @@ def test_a_broken_torch_is_a_finding(
     assert "pip install" in finding["mend"]
 
 
+def test_a_backend_that_is_none(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMSPLIT_BACKEND", "torhc")
+    found = examine(capsys, 1)["openvino"]
+    assert (found["state"], found["found"]) == (
+        "problem",
+        "STEMSPLIT_BACKEND is 'torhc', and there is no such backend",
+    )
+
+
 def test_a_cache_that_cannot_be_written_to(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
