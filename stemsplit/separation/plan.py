@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FRAMINGS = ("default", "original")
 MAX_OVERLAP = 0.75
+MOST_THREADS = 1024
+"""More than any machine's cores; with 10,000, some runtimes die and others take minutes to begin."""
 RESIDUAL = "residual"
 
 
@@ -226,8 +228,10 @@ def check_numbers(options: Options) -> None:
         raise UsageError(
             f"--start {options.start_s} is not possible", help="give 0 or more seconds."
         )
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"--threads {options.threads} is not possible", help="give 1 or more.")
+    if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
+        raise UsageError(
+            f"--threads {options.threads} is not possible", help=f"give 1 to {MOST_THREADS}."
+        )
     length_s = options.duration_s
     if length_s is not None and not (length_s > 0 and math.isfinite(length_s)):
         raise UsageError(f"--duration {length_s} is not possible", help="give more than 0 seconds.")

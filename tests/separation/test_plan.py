@@ -143,6 +143,8 @@ def test_an_unknown_stem_names_the_nearest() -> None:
         Options(start_s=float("nan")),
         Options(duration_s=0),
         Options(duration_s=float("inf")),
+        Options(threads=0),
+        Options(threads=10_000),
     ],
 )
 def test_impossible_numbers_are_refused(options: Options) -> None:
