@@ -22,11 +22,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import subprocess
 import sys
 import tempfile
-import types
 import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # The originals' Pythons know nothing of stemsplit: what imports it is imported where it is needed.
-from train_step import load_tool, name_stand_ins
+from train_step import import_umx, load_tool, name_stand_ins
 
 STEMS = ("vocals", "drums", "bass", "other")
 PUBLISHED_TRIM = 5000
@@ -54,17 +52,6 @@ class Original(NamedTuple):
     make: Callable[[Path, Path], Path]
     separate: Callable[[Path, Path, np.ndarray], Stems]
     options: tuple[str, ...] = ()
-
-
-def import_umx() -> tuple[Any, Any]:
-    torch = importlib.import_module("torch")
-    sys.modules["torchaudio"] = types.ModuleType("torchaudio")  # imported there, and not used
-    package = types.ModuleType("openunmix")
-    spec = importlib.util.find_spec("openunmix")
-    assert spec is not None
-    package.__path__ = list(spec.submodule_search_locations or ())
-    sys.modules["openunmix"] = package
-    return torch, importlib.import_module("openunmix.model")
 
 
 def build_umx(model: Any) -> dict[str, Any]:

@@ -101,15 +101,19 @@ def of_torch(net: Any, measure: Callable[[], Any], device: str) -> Step:
     return step
 
 
-def begin_umx(batch: int, device: str, _: str, seconds: float) -> Step:
-    torch = importlib.import_module("torch")
+def import_umx() -> tuple[Any, Any]:
+    """Return torch and the package's module `model`, without the rest of the package."""
     sys.modules["torchaudio"] = types.ModuleType("torchaudio")  # imported there, and not used
     package = types.ModuleType("openunmix")
     spec = importlib.util.find_spec("openunmix")
     assert spec is not None
     package.__path__ = list(spec.submodule_search_locations or ())
     sys.modules["openunmix"] = package
-    model = importlib.import_module("openunmix.model")
+    return importlib.import_module("torch"), importlib.import_module("openunmix.model")
+
+
+def begin_umx(batch: int, device: str, _: str, seconds: float) -> Step:
+    torch, model = import_umx()
     net = model.OpenUnmix(nb_bins=2049, max_bin=1487).to(device).train()
     filterbank = model.make_filterbanks(n_fft=4096, n_hop=1024)[0]
     encoder = torch.nn.Sequential(filterbank, model.ComplexNorm()).to(device)

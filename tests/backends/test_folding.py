@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from random_weights import randomise
 from torch import Tensor, nn
 
 from stemsplit.backends.folding import Place, fold_norms
@@ -15,22 +16,6 @@ from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
 STEMS = ("vocals", "drums", "bass")
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give parameters and statistics values that hide nothing, and keep signals in range."""
-    dice = torch.Generator().manual_seed(seed)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point():
-            continue
-        values = torch.randn(tensor.shape, generator=dice)
-        with torch.no_grad():
-            if name.endswith("running_var"):
-                tensor.copy_(values.square() + 0.5)
-            elif tensor.dim() > 1:
-                tensor.copy_(values / tensor[0].numel() ** 0.5)
-            else:
-                tensor.copy_(1 + 0.3 * values if name.endswith("weight") else 0.3 * values)
-
-
 def count_norms(core: nn.Module) -> int:
     return sum(isinstance(one, (nn.BatchNorm1d, nn.BatchNorm2d)) for one in core.modules())
 
@@ -39,7 +24,7 @@ def count_norms(core: nn.Module) -> int:
 def model(request: pytest.FixtureRequest) -> StemModel:
     kind = find_architecture(request.param)
     built: StemModel = kind(kind.Config.tiny(STEMS)).eval()
-    randomise(built)
+    randomise(built, spread=0.3)
     return built
 
 

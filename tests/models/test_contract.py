@@ -6,29 +6,14 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from random_weights import randomise
+from torch import Tensor
 
 from stemsplit.errors import UnknownNameError
 from stemsplit.models.base import SpectralModel, StemModel
 from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
 
 STEMS = ("vocals", "drums", "bass")
-
-
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give every parameter and statistic a value that hides nothing."""
-    dice = torch.Generator().manual_seed(seed)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point():
-            continue
-        values = torch.randn(tensor.shape, generator=dice)
-        with torch.no_grad():
-            if name.endswith("running_var"):
-                tensor.copy_(values.square() + 0.5)
-            elif tensor.dim() > 1:
-                tensor.copy_(values / tensor[0].numel() ** 0.5)
-            else:
-                tensor.copy_(1 + 0.2 * values if name.endswith("weight") else 0.2 * values)
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
