@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +32,12 @@ def find_graph(store: Store, name: str, key: str, write: Callable[[Path], None])
     with store.locked(name):
         if not store.is_intact(path):
             folder = make_folder(path.parent)
+            prefix = f".{path.stem}."
+            for left in folder.glob(f"{glob.escape(prefix)}*"):
+                shutil.rmtree(left, ignore_errors=True)  # Of one that was killed: we hold the lock.
             with (
                 translate_errors(path),
-                tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.") as fresh,
+                tempfile.TemporaryDirectory(dir=folder, prefix=prefix) as fresh,
             ):
                 made = Path(fresh) / path.name
                 write(made)

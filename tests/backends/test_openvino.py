@@ -187,6 +187,18 @@ def test_a_failed_conversion_leaves_nothing(cache: Path, monkeypatch: pytest.Mon
     assert list(cache.iterdir()) == []
 
 
+def test_what_was_killed_in_the_middle_is_cleared_away(cache: Path) -> None:
+    make_core(loaded(), CPU, "openvino", "fp32")
+    (graph,) = cache.glob("*.xml")
+    made = set(cache.iterdir())
+    graph.unlink()
+    left = cache / f".{graph.stem}.killed"
+    left.mkdir()
+    (left / "half.bin").write_bytes(b"half")
+    make_core(loaded(), CPU, "openvino", "fp32")
+    assert set(cache.iterdir()) == made
+
+
 class Wrong(nn.Module):
     """A core that computes something else whenever it is not traced."""
 
