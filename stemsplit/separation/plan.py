@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FRAMINGS = ("default", "original")
 MAX_OVERLAP = 0.75
 MOST_THREADS = 1024
-"""More than any machine's cores; with 10,000, some runtimes die and others take minutes to begin."""
+"""More than machines have cores; with 10,000, one runtime dies and another takes minutes."""
 RESIDUAL = "residual"
 
 
