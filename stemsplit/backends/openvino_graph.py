@@ -126,13 +126,14 @@ def measure_difference(
 
 
 def compare(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
-    """Return the largest norm of a difference, relative to what was expected."""
-    worst = 0.0
-    for outputs, others in zip(expected, got, strict=True):
-        for one, other in zip(outputs, others, strict=True):
-            scale = max(float(one.norm()), torch.finfo(torch.float32).tiny)
-            worst = max(worst, float((other - one).norm()) / scale)
-    return worst
+    """Return the largest norm of a difference, relative to what was expected; NaN if one is."""
+    distances = [
+        (other - one).norm() / one.norm().clamp_min(torch.finfo(torch.float32).tiny)
+        for outputs, others in zip(expected, got, strict=True)
+        for one, other in zip(outputs, others, strict=True)
+    ]
+    # Unlike Python's own, torch's largest of numbers of which one is NaN is NaN.
+    return float(torch.stack(distances).max())
 
 
 def save_graph(graph: openvino.Model, path: Path) -> None:

@@ -252,7 +252,7 @@ class MultiScale(nn.Module):
         blocks = self._blocks()
         rises: list[Rise] = list(self.rise)  # type: ignore[arg-type]  # a ModuleList forgets what it was given
         yield behind(self.first, blocks[0].first_norm)
-        for below, rise in zip(blocks[len(self.down) :], rises, strict=False):
+        for below, rise in zip(blocks[len(self.down) : -1], rises, strict=True):
             yield behind_sum(rise.norm, below.parts())
 
     def parts(self) -> list[Part]:
