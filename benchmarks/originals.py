@@ -124,23 +124,24 @@ def import_d3net(checkout: Path) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
 
 
 def make_d3net(checkout: Path, folder: Path) -> Path:
-    tool, nn, util, _, sizes = import_d3net(checkout)
-    for seed, (stem, hparams) in enumerate(sizes.items()):
+    _, nn, util, _, sizes = import_d3net(checkout)
+    for stem, hparams in sizes.items():
         shape = (1, hparams["test_patch_len"], 2, hparams["fft_size"] // 2 + 1)
+        nn.clear_parameters()
         with nn.parameter_scope(stem):
             util.D3NetMSS(hparams, test=True)(nn.Variable(shape))
-            tool.randomise(nn.get_parameters(grad_only=False), 8.0, seed)
-    nn.save_parameters(str(folder / "d3net.h5"))
-    return folder / "d3net.h5"
+        # As before training: at this size the tool's weights leave what single precision holds.
+        nn.save_parameters(str(folder / f"{stem}.h5"))
+    return folder
 
 
 def separate_d3net(checkout: Path, weights: Path, song: np.ndarray) -> Stems:
     tool, nn, util, mwf, sizes = import_d3net(checkout)
     nn.set_auto_forward(False)
-    nn.load_parameters(str(weights))
     spectrum = tool.transform(song, 4096, 1024)
     estimates = {}
     for stem, hparams in sizes.items():
+        nn.load_parameters(str(weights / f"{stem}.h5"))
         with nn.parameter_scope(stem):
             found = util.model_separate(np.abs(spectrum), hparams, ch_flip_average=True)
         estimates[stem] = found * np.exp(1j * np.angle(spectrum))
