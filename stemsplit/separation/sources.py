@@ -117,6 +117,11 @@ def _mode_of(path: Path) -> int:
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise UsageError(
+                f"{str(path)!r} is a link to {os.readlink(path)!r}, where there is nothing",
+                help="mend the link, or name the file itself.",
+            ) from None
         near = nearest(path.name, _names_beside(path))
         help = f"did you mean {', '.join(near)}?" if near else "check the name and the folder."
         raise UsageError(f"there is no file {str(path)!r}", help=help) from None
