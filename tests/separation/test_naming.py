@@ -395,6 +395,6 @@ def test_sources_know_where_they_were_found():
 
 def test_a_link_to_nothing_is_told(in_tmp: Path):
     (in_tmp / "song.wav").symlink_to("gone.wav")
-    with pytest.raises(UsageError, match="'song.wav' is a link to 'gone.wav'") as caught:
+    with pytest.raises(UsageError, match=r"'song\.wav' is a link to 'gone\.wav'") as caught:
         plan("song.wav")
     assert "mend the link" in caught.value.help
