@@ -32,6 +32,7 @@ from stemsplit.separation.naming import Job
 
 _LOCK_NAME = "lock"
 _LOCK_WAIT_S = 0.5
+_TRIES = 20
 
 
 class Staging:
@@ -179,9 +180,17 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _make_folders(path: Path) -> list[Path]:
-    """Make a folder and its parents; return those that were not there, outermost first."""
+    """Make a folder and its parents; return those that were not there, outermost first.
+
+    A parent may go the moment it is there: a song that came to nothing takes away what it had made.
+    """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            path.mkdir(parents=True, exist_ok=True)
+            break
+    else:
+        path.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
 
 

@@ -249,6 +249,22 @@ def test_a_place_that_cannot_be_made_is_said_so(
     assert not Path("stems").exists()
 
 
+def test_a_folder_that_another_song_takes_away_is_made_again(monkeypatch: pytest.MonkeyPatch):
+    write_song(Path("song.wav"))
+    real, taken = Path.mkdir, []
+
+    def mkdir(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        if parents and not taken:
+            # A song that came to nothing removes the parent just before its child is made.
+            taken.append(self)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        real(self, mode, parents, exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert separate_song().status == "done"
+    assert taken
+
+
 def test_a_place_that_is_a_file_is_said_so():
     write_song(Path("song.wav"))
     Path("stems").write_text("mine")
