@@ -27,6 +27,16 @@ def count_workers(device: torch.device) -> int:
     return 2 if device.type == "cpu" and torch.get_num_threads() > 1 else 1
 
 
+def set_own_threads(count: int) -> None:
+    """Set torch's number of threads for the calling thread, whatever others set meanwhile.
+
+    A thread that has never asked torch for its number takes, when it first does, the one that any
+    thread has set last (ATen/ParallelOpenMP.cpp, `lazy_init_num_threads`). So it asks before.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
 class _Threads:
     """Torch's number of threads, which a worker sets for itself and for all threads to come."""
 
@@ -75,7 +85,7 @@ class Workers:
         if count > 1:
             share = -(-_THREADS.borrow() // count)
             self._pool = ThreadPoolExecutor(
-                count, "chunk", initializer=torch.set_num_threads, initargs=(share,)
+                count, "chunk", initializer=set_own_threads, initargs=(share,)
             )
 
     def submit(

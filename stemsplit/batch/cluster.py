@@ -102,9 +102,9 @@ class _Actor:
 
     def work(self, song: Song) -> Ending:
         """Do a song. Songs are in threads of their own, which have to be told their share."""
-        import torch
+        from stemsplit.backends.workers import set_own_threads
 
-        torch.set_num_threads(self._task.options.threads or 1)
+        set_own_threads(self._task.options.threads or 1)
         assert self._worker is not None, "songs come after `prepare`"
         return self._worker.work(song)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stemsplit.backends.workers import wait_for
+from stemsplit.backends.workers import set_own_threads, wait_for
 from stemsplit.batch.catalogue import Song
 from stemsplit.batch.crash_report import contain
 from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Status, Task
@@ -103,22 +103,17 @@ def _run_side_by_side(batch: _Batch, jobs: Sequence[Job], workers: int) -> list[
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
     try:
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(share,)
-        ) as pool:
-            futures = [pool.submit(batch.run, job) for job in jobs]
-            return [_wait_for(future, batch) for future in futures]
+        with ThreadPoolExecutor(workers, initializer=set_own_threads, initargs=(share,)) as pool:
+            futures: list[Future[Outcome]] = []
+            while True:
+                try:
+                    futures.extend(pool.submit(batch.run, job) for job in jobs[len(futures) :])
+                    return [wait_for(future) for future in futures]
+                except KeyboardInterrupt:  # also while songs are still being handed out
+                    batch.cancelled.set()
     finally:
         # Some of torch's back ends hold the number for all threads.
         torch.set_num_threads(threads)
-
-
-def _wait_for(future: Future[Outcome], batch: _Batch) -> Outcome:
-    while True:
-        try:
-            return wait_for(future)
-        except KeyboardInterrupt:
-            batch.cancelled.set()
 
 
 def run_catalogue(
@@ -154,7 +149,7 @@ def run_catalogue(
     # The options may have named another number.
     share = max(1, torch.get_num_threads() // workers)
     pool = ThreadPoolExecutor(
-        SONGS_IN_HAND * workers, initializer=torch.set_num_threads, initargs=(share,)
+        SONGS_IN_HAND * workers, initializer=set_own_threads, initargs=(share,)
     )
     try:
         while True:

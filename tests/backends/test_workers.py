@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from stemsplit.backends.workers import Workers, count_workers, wait_for
+from stemsplit.backends.workers import Workers, count_workers, set_own_threads, wait_for
 
 CPU = torch.device("cpu")
 
@@ -80,3 +81,18 @@ def test_overlapping_workers_leave_the_number_of_threads_as_it_was() -> None:
     later.start()
     later.join()
     assert seen == [4]
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_threads_own_number_is_no_other_threads() -> None:
+    found: list[int] = []
+
+    def set_and_ask() -> None:
+        set_own_threads(3)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(set_own_threads, 2).result()
+        found.append(torch.get_num_threads())
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(set_and_ask).result()
+    assert found == [3]
