@@ -50,8 +50,9 @@ def main() -> None:
     noise = rng.standard_normal((2, *shape[:3]))
     mixture = magnitudes.sum(axis=-1) * 0.3 * (noise[0] + 1j * noise[1])
     estimates = torch.from_numpy(magnitudes * np.exp(1j * np.angle(mixture))[..., None])
-    estimates = estimates.permute(3, 2, 1, 0).unsqueeze(0)
-    spectrum = torch.from_numpy(mixture).permute(2, 1, 0).unsqueeze(0)
+    # Each gets the arrays as its own transforms lay them out: here, one channel's frames in turn.
+    estimates = estimates.permute(3, 2, 0, 1).contiguous().transpose(-1, -2).unsqueeze(0)
+    spectrum = torch.from_numpy(mixture).permute(2, 0, 1).contiguous().transpose(-1, -2).unsqueeze(0)
     norbert = find_norbert()
     print(f"{options.seconds:g} s, {frames} frames, {torch.get_num_threads()} threads")
     print(f"{'iterations':>10} {'norbert s':>10} {'torch s':>8} {'ratio':>6} {'difference':>11}")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stemsplit.dsp.wiener import BINS_AT_ONCE, Wiener
+from stemsplit.dsp.wiener import Wiener
 
+BINS_AT_ONCE = 256
 LEAST_DETERMINANT = 1e-10
 LEAST_SUM = torch.finfo(torch.float64).eps
 

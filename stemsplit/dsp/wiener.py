@@ -11,12 +11,18 @@ Letters: B batch, S stems, C channels, F bins, N frames.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BINS_AT_ONCE = 256
+# Frames that are computed at once: on a processor, about what its caches hold of all stems.
+FRAMES_AT_ONCE = 16
+FRAMES_AT_ONCE_ON_GPU = 512
+
+Matrix = dict[tuple[int, int], tuple[Tensor, Tensor]]
+"""A Hermitian matrix for every bin: real and imaginary part of entries by row and column."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Wiener:
         softmask: Begin with each stem's share of the summed magnitudes, instead of the estimates.
         residual: Add a stem, last: the mixture minus the sum of the estimates.
         ceiling: Louder spectrograms are scaled down to this magnitude while they are filtered.
-        is_double: Compute in double precision. In single precision the inverse of a covariance of
-            nearly one channel (a mono song) is mostly rounding.
+        is_double: Compute covariances and their inverse in double precision. In single precision
+            the inverse of a covariance of nearly one channel (a mono song) is mostly rounding.
     """
 
     iterations: int = 1
@@ -67,105 +73,196 @@ class Wiener:
         return windows[0] if len(windows) == 1 else torch.cat(windows, dim=-1)
 
     def _filter_window(self, estimates: Tensor, mixture: Tensor) -> Tensor:
-        loudest = mixture.abs().amax(dim=(1, 2, 3), keepdim=True)
-        scale = (loudest / self.ceiling).clamp(min=1)
-        filtered = torch.empty_like(estimates)
-        # No bin knows of another: a few at a time is the same, in a fraction of the memory.
-        for start in range(0, mixture.shape[2], BINS_AT_ONCE):
-            bins = slice(start, start + BINS_AT_ONCE)
-            part = self._filter_bins(estimates[:, :, :, bins], mixture[:, :, bins], scale)
-            filtered[:, :, :, bins] = part
-        return filtered
-
-    def _filter_bins(self, estimates: Tensor, mixture: Tensor, scale: Tensor) -> Tensor:
-        is_double = self.is_double and mixture.device.type != "mps"
-        work = torch.complex128 if is_double else torch.complex64
-        x = mixture.to(work) / scale
-        y = estimates.to(work) / scale.unsqueeze(1)
+        loudest = mixture.real.square().addcmul_(mixture.imag, mixture.imag).amax(dim=(1, 2, 3))
+        scale = (loudest.sqrt() / self.ceiling).clamp(min=1)
         eps = torch.finfo(mixture.real.dtype).eps if self.eps is None else self.eps
+        is_double = self.is_double and mixture.device.type != "mps"
+        work = torch.float64 if is_double else mixture.real.dtype
         if self.softmask:
-            magnitude = y.abs()
-            y = magnitude / (magnitude.sum(dim=1, keepdim=True) + eps) * x.unsqueeze(1)
+            magnitude = estimates.abs()
+            total = magnitude.sum(dim=1, keepdim=True) + eps * scale.view(-1, 1, 1, 1, 1)
+            estimates = magnitude / total * mixture.unsqueeze(1)
         for _ in range(self.iterations):
-            y = maximise(y, x, eps)
-        return y * scale.unsqueeze(1)
+            estimates = maximise(estimates, mixture, eps, scale.to(work))
+        return estimates
 
 
-def maximise(estimates: Tensor, mixture: Tensor, eps: float) -> Tensor:
+def maximise(estimates: Tensor, mixture: Tensor, eps: float, scale: Tensor) -> Tensor:
     """Run one iteration: power and spatial covariance of every stem, then its share of the mixture.
 
     With v_j(f, n) the mean over channels of |y_j|^2 and
     R_j(f) = sum_n y_j y_j^H / (eps + sum_n v_j), the new estimate is
     v_j R_j (sum_i v_i R_i + sqrt(eps) I)^-1 x.
 
+    To divide x and y by a scale s before and to multiply by it afterwards is to put s^2 eps and
+    s^2 sqrt(eps) there, which takes no pass over the spectrograms.
+
     Args:
         estimates: y, complex. Shape (B, S, C, F, N).
         mixture: x, complex. Shape (B, C, F, N).
         eps: See `Wiener`.
+        scale: s, in the numbers that covariances and their inverse are computed in. Shape (B,).
 
     Returns:
         Shape (B, S, C, F, N).
     """
-    stems, channels = estimates.shape[1:3]
-    pairs = list(itertools.combinations_with_replacement(range(channels), 2))
-    parts = torch.view_as_real(estimates)
-    mixed = {
-        (row, column): torch.full_like(mixture[:, 0], eps**0.5 if row == column else 0.0)
-        for row, column in pairs
-    }
-    powers, covariances = [], []
-    for stem in range(stems):
-        y = estimates[:, stem]
-        power = parts[:, stem].square().sum(dim=-1).mean(dim=1)
-        weight = (power.sum(dim=-1) + eps).unsqueeze(-1)
-        # Hermitian: the upper triangle says all. Shape of an entry: (B, F, 1).
-        covariance = {
-            (row, column): (y[:, row] * y[:, column].conj()).sum(dim=-1, keepdim=True) / weight
-            for row, column in pairs
-        }
-        for pair in pairs:
-            mixed[pair].addcmul_(power.to(mixture.dtype), covariance[pair])
-        powers.append(power)
-        covariances.append(covariance)
-    z = _solve(mixed, mixture)
-    # y_j = v_j R_j z, with z the mixture seen through the inverse: no matrix per stem and frame.
+    square = scale.square().view(-1, 1, 1, 1)
+    covariances = _find_covariances(estimates, eps * square)
     refined = torch.empty_like(estimates)
-    for stem, (power, covariance) in enumerate(zip(powers, covariances, strict=True)):
-        for row in range(channels):
-            share = torch.zeros_like(z[:, 0])
-            for column in range(channels):
-                upper = (min(row, column), max(row, column))
-                entry = covariance[upper] if row <= column else covariance[upper].conj()
-                share.addcmul_(entry, z[:, column])
-            refined[:, stem, row] = share.mul_(power)
+    for frames in _split_frames(mixture):
+        y = _take_planes(estimates[..., frames], scale.dtype)
+        x = _take_planes(mixture[..., frames], scale.dtype)
+        power = _add_powers(y)
+        z = _solve(_mix(power, covariances, eps**0.5 * square.squeeze(1)), x)
+        share = _share(power, covariances, z, estimates.real.dtype)
+        torch.complex(*share, out=refined[..., frames].transpose(-1, -2))
     return refined
 
 
-def _solve(matrix: dict[tuple[int, int], Tensor], vector: Tensor) -> Tensor:
+def _split_frames(spectrum: Tensor) -> Iterator[slice]:
+    size = FRAMES_AT_ONCE if spectrum.device.type == "cpu" else FRAMES_AT_ONCE_ON_GPU
+    for start in range(0, spectrum.shape[-1], size):
+        yield slice(start, start + size)
+
+
+def _take_planes(spectrum: Tensor, dtype: torch.dtype) -> Tensor:
+    """Part real from imaginary: sums and products of whole arrays are faster than of pairs.
+
+    Bins come last, as they lie in memory. Shape: (..., F, N) -> (2, ..., N, F).
+    """
+    parts = torch.view_as_real(spectrum.transpose(-1, -2)).movedim(-1, 0)
+    return torch.empty(parts.shape, dtype=dtype, device=parts.device).copy_(parts)
+
+
+def _add_powers(y: Tensor) -> Tensor:
+    """Return C v_j, the sum over channels. Shape: (2, B, S, C, N, F) -> (B, S, N, F)."""
+    power = torch.zeros_like(y[0, :, :, 0])
+    for part in y.unbind(0):
+        for channel in part.unbind(2):
+            power.addcmul_(channel, channel)
+    return power
+
+
+def _find_covariances(estimates: Tensor, eps: Tensor) -> Matrix:
+    """Return R_j / C, so that it may be multiplied by C v_j; both triangles.
+
+    Args:
+        estimates: y, complex. Shape (B, S, C, F, N).
+        eps: In the numbers to compute in. Shape (B, 1, 1, 1).
+
+    Returns:
+        Shape of a part of an entry: (B, S, 1, F).
+    """
+    channels = estimates.shape[2]
+    pairs = list(itertools.combinations_with_replacement(range(channels), 2))
+    totals: dict[tuple[int, int], Tensor] = {}
+    for frames in _split_frames(estimates):
+        y = _take_planes(estimates[..., frames], eps.dtype)
+        if not totals:
+            totals = {pair: torch.zeros_like(y[:, :, :, 0]) for pair in pairs}
+        for (row, column), total in totals.items():
+            # Frame on frame of the blocks before, and a sum over what that gives: fewer passes.
+            real, imaginary = total[..., : y.shape[-2], :].unbind(0)
+            left, right = y[:, :, :, row], y[:, :, :, column]
+            real.addcmul_(left[0], right[0]).addcmul_(left[1], right[1])
+            if row != column:
+                imaginary.addcmul_(left[1], right[0]).addcmul_(left[0], right[1], value=-1)
+    sums = {pair: total.sum(dim=-2, keepdim=True) for pair, total in totals.items()}
+    weight = channels * eps + sum(sums[channel, channel][0] for channel in range(channels))
+    matrix: Matrix = {}
+    for (row, column), total in sums.items():
+        real, imaginary = (total / weight).unbind(0)
+        matrix[column, row] = real, -imaginary
+        matrix[row, column] = real, imaginary
+    return matrix
+
+
+def _mix(power: Tensor, covariances: Matrix, ridge: Tensor) -> Matrix:
+    """Return sum_i v_i R_i + ridge I: its upper triangle.
+
+    Args:
+        power: C v_j. Shape (B, S, N, F).
+        covariances: R_j / C.
+        ridge: Shape (B, 1, 1).
+
+    Returns:
+        Shape of a part of an entry: (B, N, F).
+    """
+    mixed: Matrix = {}
+    for (row, column), parts in covariances.items():
+        if row > column:
+            continue
+        sums = torch.zeros_like(power[:, 0]), torch.zeros_like(power[:, 0])
+        if row == column:
+            sums[0].add_(ridge)
+        for total, part in zip(sums, parts, strict=True):
+            for stem in range(power.shape[1]):
+                total.addcmul_(power[:, stem], part[:, stem])
+        mixed[row, column] = sums
+    return mixed
+
+
+def _solve(matrix: Matrix, x: Tensor) -> Tensor:
     """Solve a Hermitian system per bin and frame; the upper triangle is given.
 
     Args:
-        matrix: Entries by row and column. Shape (B, F, N) each.
-        vector: Shape (B, C, F, N).
+        matrix: Shape of a part of an entry: (B, N, F).
+        x: Shape (2, B, C, N, F).
 
     Returns:
-        Shape (B, C, F, N).
+        Shape (2, B, C, N, F).
     """
-    channels = vector.shape[1]
+    channels = x.shape[2]
     if channels == 1:
-        return vector / matrix[0, 0].real.unsqueeze(1)
+        return x / matrix[0, 0][0].unsqueeze(1)
     if channels == 2:
-        first, second, cross = matrix[0, 0].real, matrix[1, 1].real, matrix[0, 1]
-        determinant = first * second - torch.view_as_real(cross).square().sum(dim=-1)
-        left, right = vector.unbind(dim=1)
-        solved = (second * left - cross * right, first * right - cross.conj() * left)
-        return torch.stack(solved, dim=1) / determinant.unsqueeze(1)
-    rows = [
-        torch.stack(
-            [matrix[r, c] if r <= c else matrix[c, r].conj() for c in range(channels)], dim=-1
-        )
-        for r in range(channels)
-    ]
-    system = torch.stack(rows, dim=-2)
-    solution: Tensor = torch.linalg.solve(system, vector.movedim(1, -1))
-    return solution.movedim(-1, 1)
+        return _solve_stereo(matrix, x)
+    rows = []
+    for row in range(channels):
+        before = [torch.complex(*matrix[column, row]).conj() for column in range(row)]
+        after = [torch.complex(*matrix[row, column]) for column in range(row, channels)]
+        rows.append(torch.stack((*before, *after), dim=-1))
+    vector = torch.complex(x[0], x[1]).movedim(1, -1)
+    solved = torch.linalg.solve(torch.stack(rows, dim=-2), vector).movedim(-1, 1)
+    return torch.view_as_real(solved).movedim(-1, 0)
+
+
+def _solve_stereo(matrix: Matrix, x: Tensor) -> Tensor:
+    """Do the same for two channels, by the matrix of cofactors over the determinant."""
+    first, second, (real, imaginary) = matrix[0, 0][0], matrix[1, 1][0], matrix[0, 1]
+    determinant = (first * second).addcmul_(real, real, value=-1)
+    determinant.addcmul_(imaginary, imaginary, value=-1)
+    z = torch.empty_like(x)
+    for part, sign in ((0, 1), (1, -1)):
+        (left, right), (turned_left, turned_right) = x[part].unbind(1), x[1 - part].unbind(1)
+        z_left, z_right = z[part].unbind(1)
+        torch.mul(second, left, out=z_left).addcmul_(real, right, value=-1)
+        z_left.addcmul_(imaginary, turned_right, value=sign).div_(determinant)
+        torch.mul(first, right, out=z_right).addcmul_(real, left, value=-1)
+        z_right.addcmul_(imaginary, turned_left, value=-sign).div_(determinant)
+    return z
+
+
+def _share(power: Tensor, covariances: Matrix, z: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return v_j R_j z, with z the mixture seen through the inverse: no matrix per stem and frame.
+
+    Args:
+        power: C v_j. Shape (B, S, N, F).
+        covariances: R_j / C.
+        z: Shape (2, B, C, N, F).
+        dtype: Of the result, and to compute in: behind the inverse, single precision is enough
+            where the estimates have no more.
+
+    Returns:
+        Shape (2, B, S, C, N, F).
+    """
+    z = z.to(dtype).unsqueeze(2)
+    batch, stems, frames, bins = power.shape
+    share = z.new_zeros(2, batch, stems, z.shape[3], frames, bins)
+    for (row, column), (real, imaginary) in covariances.items():
+        for part, sign in ((0, -1), (1, 1)):
+            total = share[part, :, :, row]
+            total.addcmul_(real.to(dtype), z[part, :, :, column])
+            if row != column:
+                total.addcmul_(imaginary.to(dtype), z[1 - part, :, :, column], value=sign)
+    return share.mul_(power.to(dtype).unsqueeze(2))
