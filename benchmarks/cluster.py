@@ -5,11 +5,14 @@
     python benchmarks/cluster.py --plan --speed 60 --workers 16 --machines 10 --price 0.8 ...
 
 Measured are, in turns and on the same songs: the local engine with one thread; Ray with one worker
-of one core; Ray with two such workers. Each begins with songs that are not counted, until all
-workers are at work, and stops counting while all still are. The differences:
+of one core; Ray with two such workers. Songs are counted once all workers are at work, and no more
+when the first of them runs out. The differences:
 
     overhead per song       Ray with one worker, less the local engine
     two workers beside one  songs per second of the one and of the other
+
+What comes once, whatever the number of songs, has a column of its own: the time until the first
+song is through, in which Ray starts, workers load the model, and the song itself is done.
 
 `--plan` computes with figures of your own: nothing in it is assumed but what a flag says.
 """
@@ -32,12 +35,16 @@ from songs import find_excerpt, run_apart, write_song
 OVERHEAD_BAR_MS = 100.0
 GAIN_BAR = 1.8
 WORKERS_AT_MOST = 2
+KINDS = {"local": ("local", 1), "ray": ("ray", 1), "ray, two workers": ("ray", WORKERS_AT_MOST)}
 
 COUNTS = (100_000, 100_000_000)
 
 
 def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, result: str) -> None:
-    """Do all songs of a folder, and write down the seconds per song once all workers are at work.
+    """Do all songs of a folder; write down the seconds of a song, and those until the first's end.
+
+    Seconds of a song are counted between the ends of two, while all workers are at work. Two
+    workers may end theirs together or in turn: a whole number of songs of each is counted.
 
     In a process of its own: nothing is warm from the run before.
 
@@ -47,9 +54,9 @@ def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, r
         engine: "local" or "ray".
         workers: Of one thread each.
         done: Whether the stems are there already: that measures skipping.
-        result: The file for the number.
+        result: The file for the numbers.
     """
-    from stemsplit.backends.process import let_idle_threads_sleep
+    from stemsplit.backends.process import keep_freed_memory, let_idle_threads_sleep
 
     let_idle_threads_sleep()
     from stemsplit.batch.catalogue import open_catalogue
@@ -69,19 +76,22 @@ def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, r
     catalogue = open_catalogue(str(Path(folder) / "in"), dest)
     stop = threading.Event()
     songs = catalogue.read()
+    began_s = time.perf_counter()
     if engine == "ray":
         cluster = Cluster(workers=workers)
         endings = run_on_cluster(task, songs, cluster, cancelled=stop, on_note=print)
     else:
+        keep_freed_memory()  # as the command does, and every worker of Ray
         endings = run_catalogue(task, lambda: load_separator(task), songs, cancelled=stop)
     ended_s = []
     for ending in endings:
         if ending.error is not None:
             raise SystemExit(f"{ending.song.name}: {ending.error}")
         ended_s.append(time.perf_counter())
-    idle = SONGS_IN_HAND * WORKERS_AT_MOST
-    counted = ended_s[len(ended_s) // 3 : len(ended_s) - idle]
-    Path(result).write_text(str((counted[-1] - counted[0]) / (len(counted) - 1)))
+    first, last = len(ended_s) // 3, len(ended_s) - 1 - SONGS_IN_HAND * WORKERS_AT_MOST
+    last -= (last - first) % WORKERS_AT_MOST
+    song_s = (ended_s[last] - ended_s[first]) / (last - first)
+    Path(result).write_text(f"{song_s} {ended_s[0] - began_s}")
 
 
 def measure(options: argparse.Namespace) -> int:
@@ -92,21 +102,24 @@ def measure(options: argparse.Namespace) -> int:
         first = write_song(folder / "in" / "0000.wav", options.seconds)
         for number in range(1, options.songs):
             os.link(first, folder / "in" / f"{number:04d}.wav")
-        found: dict[str, list[float]] = {"local": [], "ray": [], "ray, two workers": []}
+        times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        starts: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for _ in range(options.runs):
-            for kind, times in found.items():
-                engine, workers = kind[:5].strip(","), 2 if "two" in kind else 1
-                times.append(run_once(folder, options.model, engine, workers))
-        skipping = run_once(folder, options.model, "local", 1, done=True, fill=True)
-        skipping_ray = run_once(folder, options.model, "ray", 1, done=True)
+            for kind, (engine, workers) in KINDS.items():
+                song_s, start_s = run_once(folder, options.model, engine, workers)
+                times[kind].append(song_s)
+                starts[kind].append(start_s)
+        skipping, _ = run_once(folder, options.model, "local", 1, done=True, fill=True)
+        skipping_ray, _ = run_once(folder, options.model, "ray", 1, done=True)
     print(f"{options.songs} songs of {options.seconds:g} s, {options.model}, {options.runs} runs:")
-    for kind, times in found.items():
-        middle = statistics.median(times)
+    for kind, found in times.items():
+        middle = statistics.median(found)
         print(
-            f"  {kind:18} {middle:8.3f} s a song ({min(times):.3f} to {max(times):.3f}), "
-            f"speed {options.seconds / middle:.1f} times real time"
+            f"  {kind:18} {middle:8.3f} s a song ({min(found):.3f} to {max(found):.3f}), "
+            f"speed {options.seconds / middle:.1f} times real time; "
+            f"the first after {statistics.median(starts[kind]):.1f} s"
         )
-    pairs = list(zip(*found.values(), strict=True))
+    pairs = list(zip(*times.values(), strict=True))
     overhead_ms = 1000 * statistics.median(ray - local for local, ray, _ in pairs)
     gain = statistics.median(one / two for _, one, two in pairs)
     print(f"overhead per song       {overhead_ms:8.0f} ms  (bar: under {OVERHEAD_BAR_MS:.0f})")
@@ -126,12 +139,17 @@ def run_once(
     *,
     done: bool = False,
     fill: bool = False,
-) -> float:
-    """Time the songs in a process of its own; where `fill`, once before, so that all are done."""
+) -> tuple[float, float]:
+    """Time the songs in a process of its own; where `fill`, once before, so that all are done.
+
+    Returns:
+        Seconds of a song, and until the end of the first.
+    """
     result = folder / "result.txt"
     for _ in range(2 if fill else 1):
         run_apart(time_songs, str(folder), model, engine, workers, done, str(result))
-    return float(result.read_text())
+    song_s, start_s = map(float, result.read_text().split())
+    return song_s, start_s
 
 
 def time_decoding() -> float:

@@ -20,7 +20,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stemsplit.batch.catalogue import Song
-from stemsplit.batch.connection import Cluster, connected, count_room, list_nodes
+from stemsplit.batch.connection import (
+    WORKER_ENVIRONMENT,
+    Cluster,
+    connected,
+    count_room,
+    list_nodes,
+)
 from stemsplit.batch.crash_report import contain
 from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Task, load_separator
 from stemsplit.batch.order import Order
@@ -31,9 +37,6 @@ _STOPPING_S = 20.0
 _WAITING_NOTE_S = 30.0
 _HOPELESS_DEATHS = 10
 """So many workers may die one after the other, and as many more as there are, without a song."""
-
-_WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
-"""What `let_idle_threads_sleep` sets: Ray's own imports come before anything of ours."""
 
 OnNote = Callable[[str], None]
 
@@ -219,7 +222,8 @@ class _Pool:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            # A cluster of our own has it; a process that waits there needs no making then.
+            runtime_env={"env_vars": WORKER_ENVIRONMENT} if cluster.address else None,
         )
         member = _Member(kind.remote(self._task))
         self._members.append(member)

@@ -19,6 +19,22 @@ from stemsplit.errors import StemsplitError, UsageError
 
 EXTRA = 'pip install "stemsplit[ray]"'
 
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+"""What `let_idle_threads_sleep` sets: Ray's own imports come before anything of ours."""
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What the next version will do; the present one announces it at every start.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_OWN = {
+    **WORKER_ENVIRONMENT,
+    # Ray's workers stand back behind everything else on the machine (15); the local engine does
+    # not, and a song is to take as long by either.
+    "RAY_worker_niceness": "0",
+}
+"""Of a cluster that is started here: its processes have it from this one."""
+
 _KNOCK_S = 10.0
 
 
@@ -48,9 +64,8 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     """
     if importlib.util.find_spec("ray") is None:
         raise StemsplitError("the engine ray needs the package ray", help=f"{EXTRA} installs it.")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What the next version will do; the present one announces it at every start.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in (_QUIET if cluster.address else {**_QUIET, **_OWN}).items():
+        os.environ.setdefault(name, value)
     ray: Any = importlib.import_module("ray")
     with _own_signals():
         try:
