@@ -52,7 +52,9 @@ def main() -> None:
     estimates = torch.from_numpy(magnitudes * np.exp(1j * np.angle(mixture))[..., None])
     # Each gets the arrays as its own transforms lay them out: here, one channel's frames in turn.
     estimates = estimates.permute(3, 2, 0, 1).contiguous().transpose(-1, -2).unsqueeze(0)
-    spectrum = torch.from_numpy(mixture).permute(2, 0, 1).contiguous().transpose(-1, -2).unsqueeze(0)
+    spectrum = (
+        torch.from_numpy(mixture).permute(2, 0, 1).contiguous().transpose(-1, -2).unsqueeze(0)
+    )
     norbert = find_norbert()
     print(f"{options.seconds:g} s, {frames} frames, {torch.get_num_threads()} threads")
     print(f"{'iterations':>10} {'norbert s':>10} {'torch s':>8} {'ratio':>6} {'difference':>11}")

@@ -38,6 +38,7 @@ class Wiener:
         ceiling: Louder spectrograms are scaled down to this magnitude while they are filtered.
         is_double: Compute covariances and their inverse in double precision. In single precision
             the inverse of a covariance of nearly one channel (a mono song) is mostly rounding.
+        is_in_place: Write over the estimates, which takes half of the memory.
     """
 
     iterations: int = 1
@@ -47,6 +48,7 @@ class Wiener:
     residual: bool = False
     ceiling: float = 10.0
     is_double: bool = True
+    is_in_place: bool = False
 
     def __call__(self, estimates: Tensor, mixture: Tensor) -> Tensor:
         """Refine the estimates of all stems of a mixture.
@@ -63,16 +65,14 @@ class Wiener:
             estimates = torch.cat((estimates, rest), dim=1)
         if self.iterations == 0 and not self.softmask:
             return estimates
-        size = self.window_frames or max(1, mixture.shape[-1])
-        windows = [
-            self._filter_window(some, part)
-            for some, part in zip(
-                estimates.split(size, dim=-1), mixture.split(size, dim=-1), strict=True
-            )
-        ]
-        return windows[0] if len(windows) == 1 else torch.cat(windows, dim=-1)
+        refined = estimates if self.is_in_place else torch.empty_like(estimates)
+        size = self.window_frames or mixture.shape[-1]
+        for start in range(0, mixture.shape[-1], size):
+            frames = slice(start, start + size)
+            self._filter_window(estimates[..., frames], mixture[..., frames], refined[..., frames])
+        return refined
 
-    def _filter_window(self, estimates: Tensor, mixture: Tensor) -> Tensor:
+    def _filter_window(self, estimates: Tensor, mixture: Tensor, refined: Tensor) -> None:
         loudest = mixture.real.square().addcmul_(mixture.imag, mixture.imag).amax(dim=(1, 2, 3))
         scale = (loudest.sqrt() / self.ceiling).clamp(min=1)
         eps = torch.finfo(mixture.real.dtype).eps if self.eps is None else self.eps
@@ -81,13 +81,15 @@ class Wiener:
         if self.softmask:
             magnitude = estimates.abs()
             total = magnitude.sum(dim=1, keepdim=True) + eps * scale.view(-1, 1, 1, 1, 1)
-            estimates = magnitude / total * mixture.unsqueeze(1)
+            estimates = refined.copy_(magnitude / total * mixture.unsqueeze(1))
         for _ in range(self.iterations):
-            estimates = maximise(estimates, mixture, eps, scale.to(work))
-        return estimates
+            maximise(estimates, mixture, eps, scale.to(work), refined)
+            estimates = refined
 
 
-def maximise(estimates: Tensor, mixture: Tensor, eps: float, scale: Tensor) -> Tensor:
+def maximise(
+    estimates: Tensor, mixture: Tensor, eps: float, scale: Tensor, refined: Tensor
+) -> None:
     """Run one iteration: power and spatial covariance of every stem, then its share of the mixture.
 
     With v_j(f, n) the mean over channels of |y_j|^2 and
@@ -102,13 +104,10 @@ def maximise(estimates: Tensor, mixture: Tensor, eps: float, scale: Tensor) -> T
         mixture: x, complex. Shape (B, C, F, N).
         eps: See `Wiener`.
         scale: s, in the numbers that covariances and their inverse are computed in. Shape (B,).
-
-    Returns:
-        Shape (B, S, C, F, N).
+        refined: Gets the new estimates; may be the old ones. Shape (B, S, C, F, N).
     """
     square = scale.square().view(-1, 1, 1, 1)
     covariances = _find_covariances(estimates, eps * square)
-    refined = torch.empty_like(estimates)
     for frames in _split_frames(mixture):
         y = _take_planes(estimates[..., frames], scale.dtype)
         x = _take_planes(mixture[..., frames], scale.dtype)
@@ -116,7 +115,6 @@ def maximise(estimates: Tensor, mixture: Tensor, eps: float, scale: Tensor) -> T
         z = _solve(_mix(power, covariances, eps**0.5 * square.squeeze(1)), x)
         share = _share(power, covariances, z, estimates.real.dtype)
         torch.complex(*share, out=refined[..., frames].transpose(-1, -2))
-    return refined
 
 
 def _split_frames(spectrum: Tensor) -> Iterator[slice]:

@@ -26,7 +26,9 @@ from stemsplit.dsp.wiener import Wiener
 from stemsplit.errors import CheckpointError, UnknownNameError
 
 Refine = Callable[[Tensor, Tensor], Tensor]
-"""A post-filter: (estimates (B, S, C, F, N), mixture (B, C, F, N)), complex -> estimates."""
+"""A post-filter: (estimates (B, S, C, F, N), mixture (B, C, F, N)), complex -> estimates.
+
+It may write over the estimates that it was given."""
 
 
 @dataclass(frozen=True)
@@ -265,9 +267,9 @@ class PerStem(nn.Module):
         """Run every network on the same inputs. Shape: (B, ...) -> (B, S, ...)."""
         return torch.stack([net(*inputs) for net in self.nets.values()], dim=1)
 
-    def only(self, stems: Sequence[str]) -> PerStem:
+    def only(self, stems: Sequence[str]) -> Self:
         """Return the same networks for some stems, in that order; weights are shared."""
-        return PerStem({stem: self.nets[stem] for stem in stems})
+        return type(self)({stem: self.nets[stem] for stem in stems})
 
 
 class Spectrum(NamedTuple):

@@ -39,5 +39,5 @@ def find_refine(model: StemModel, options: Options) -> Refine | None:
             help="leave out --wiener, or choose a model that gives all the stems of the mixture.",
         )
     if options.framing == "original":
-        return replace(model.original_wiener, iterations=options.wiener)
-    return Wiener(iterations=options.wiener)
+        return replace(model.original_wiener, iterations=options.wiener, is_in_place=True)
+    return Wiener(iterations=options.wiener, is_in_place=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stemsplit.dsp.rank_one_wiener import RankOneWiener
 from stemsplit.dsp.wiener import Wiener
 
 
@@ -140,3 +141,14 @@ def test_inputs_are_left_as_they_were() -> None:
     Wiener(2, residual=True)(estimates, mixture[None])
     assert torch.equal(estimates, kept[0])
     assert torch.equal(mixture, kept[1])
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize("kind", [Wiener, RankOneWiener])
+def test_writing_over_the_estimates_gives_the_same(kind: type[Wiener], iterations: int) -> None:
+    magnitudes, mixture = make_scene(frames=70)
+    estimates = with_phase(magnitudes, mixture)[None]
+    expected = kind(iterations, window_frames=30)(estimates, mixture[None])
+    got = kind(iterations, window_frames=30, is_in_place=True)(estimates, mixture[None])
+    assert got is estimates
+    assert torch.equal(got, expected)
