@@ -99,7 +99,8 @@ class OpenUnmixNet(nn.Module):
         """Reduce every frame to a few features. Shape: (B, C, F, N) -> (N, B, hidden)."""
         batch, _, _, frames = magnitude.shape
         x = magnitude[:, :, : self.seen_bins].permute(3, 0, 1, 2)
-        x = (x + self.input_mean) * self.input_scale
+        # (x + mean) * scale, in one pass over x.
+        x = torch.addcmul(self.input_mean * self.input_scale, x, self.input_scale)
         x = torch.tanh(self.bn1(self.fc1(x.reshape(frames * batch, -1))))
         return x.reshape(frames, batch, -1)
 
@@ -113,7 +114,7 @@ class OpenUnmixNet(nn.Module):
         frames, batch, _ = features.shape
         x = torch.relu(self.bn2(self.fc2(features.flatten(0, 1))))
         x = self.bn3(self.fc3(x)).reshape(frames, batch, -1, self.bins)
-        mask: Tensor = torch.relu(x * self.output_scale + self.output_mean)
+        mask = torch.addcmul(self.output_mean, x, self.output_scale).relu_()
         return mask.permute(1, 2, 3, 0)
 
     def norm_places(self) -> Iterator[NormPlace]:
@@ -121,6 +122,25 @@ class OpenUnmixNet(nn.Module):
         yield behind(self.fc1, self.bn1)
         yield behind(self.fc2, self.bn2)
         yield behind(self.fc3, self.bn3)
+
+
+class MaskNets(PerStem):
+    """Open-Unmix's networks, whose masks are stacked as they lie in memory.
+
+    Shape: magnitude (B, C, F, N) -> masks (B, S, C, F, N), 0 or more.
+    """
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Shape: (B, C, F, N) -> (B, S, C, F, N)."""
+        return self.stack([net(*inputs) for net in self.nets.values()])
+
+    @staticmethod
+    def stack(masks: Sequence[Tensor]) -> Tensor:
+        """Stack masks without turning them: bin after bin, as in the mixture's frames.
+
+        Shape: (B, C, F, N) each -> (B, S, C, F, N).
+        """
+        return torch.stack([mask.permute(3, 0, 1, 2) for mask in masks]).permute(2, 0, 3, 4, 1)
 
 
 class OpenUnmix(SpectralModel):
@@ -149,7 +169,7 @@ class OpenUnmix(SpectralModel):
         self.core = self._build_core()
 
     def _build_core(self) -> PerStem:
-        return PerStem({stem: OpenUnmixNet(self.config) for stem in self.config.stems})
+        return MaskNets({stem: OpenUnmixNet(self.config) for stem in self.config.stems})
 
     def _leave_out_unneeded(self) -> None:
         self.core = self.core.only(self.stems)

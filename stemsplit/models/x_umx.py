@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from stemsplit.models.base import PerStem
-from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig, OpenUnmixNet
+from stemsplit.models.open_unmix import MaskNets, OpenUnmix, OpenUnmixConfig, OpenUnmixNet
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class XUmxConfig(OpenUnmixConfig):
     filter_eps: float = 2.220446049250313e-16
 
 
-class BridgedNets(PerStem):
+class BridgedNets(MaskNets):
     """Networks that look and remember together, whichever of their masks are wanted.
 
     Shape: magnitude (B, C, F, N) -> masks (B, S, C, F, N), 0 or more.
@@ -47,11 +47,11 @@ class BridgedNets(PerStem):
         # Second bridge: the mean of [h_s, LSTM_s(h)] is [h, the mean of LSTM_s(h)].
         remembered = _mean([net.remember(seen) for net in nets.values()])
         features = torch.cat((seen, remembered), dim=-1)
-        return torch.stack([nets[stem].mask(features) for stem in self.wanted], dim=1)
+        return self.stack([nets[stem].mask(features) for stem in self.wanted])
 
-    def only(self, stems: Sequence[str]) -> BridgedNets:
+    def only(self, stems: Sequence[str]) -> Self:
         """Return the same networks, with the masks of some stems alone; weights are shared."""
-        return BridgedNets(dict(self.nets.items()), stems)  # type: ignore[arg-type]  # see forward
+        return type(self)(dict(self.nets.items()), stems)  # type: ignore[arg-type]  # see forward
 
 
 class XUmx(OpenUnmix):

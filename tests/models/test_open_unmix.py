@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stemsplit.dsp.wiener import Wiener
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
+from stemsplit.models.x_umx import XUmx
 from stemsplit.separation.separator import Separator
 
 HIDDEN = 32
@@ -139,3 +140,13 @@ def test_the_published_sizes() -> None:
     # The NNabla set holds 8,897,448: torch's LSTM has a second bias, 3 layers x 2 ways x 4 x 256.
     assert count(512) == 8_897_448 + 3 * 2 * 4 * 256
     assert OpenUnmixConfig(("vocals",)).seen_bins == 1487
+
+
+@pytest.mark.parametrize("kind", [OpenUnmix, XUmx])
+@torch.no_grad()
+def test_masks_lie_in_memory_as_the_mixture_does(kind: type[OpenUnmix]) -> None:
+    """Bin after bin: masking would read them crosswise, or stacking them turn them over."""
+    model = kind(kind.Config.tiny(("vocals", "drums", "bass"))).eval().only(["bass", "vocals"])
+    inputs, carry = model.encode(torch.randn(1, 2, 5000))
+    (masks,) = model.run_core(inputs)
+    assert masks.stride(-2) == carry.mixture.stride(-2) == 1
