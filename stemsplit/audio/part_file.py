@@ -91,14 +91,19 @@ def explain_os_error(error: OSError | ValueError, path: Path) -> OutputError:
             help="free some space, or choose a folder on another disk.",
         )
     reason = getattr(error, "strerror", None) or str(error)
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        for part in path.parents:
+            if part.exists() and not part.is_dir():
+                return OutputError(
+                    f"{name} cannot be written: {str(part)!r} is a file, and no folder",
+                    help="choose another folder, or move that file away.",
+                )
     helps = {
         errno.EACCES: "choose a folder that you may write to.",
         errno.EPERM: "choose a folder that you may write to.",
         errno.EROFS: "the disk is read-only: choose a folder on another one.",
         errno.ENAMETOOLONG: "choose a shorter name.",
         errno.EFBIG: "the disk's format holds no file of this size: choose another disk.",
-        errno.ENOTDIR: "a part of the path is a file: choose another folder.",
-        errno.EEXIST: "a part of the path is a file: choose another folder.",
     }
     help = helps.get(code or 0, "check the folder and the disk.")
     return OutputError(f"{name} cannot be written: {reason}", help=help)

@@ -30,9 +30,11 @@ from stemsplit.backends.openvino_graph import (
     measure_difference,
     save_graph,
 )
-from stemsplit.errors import DeviceError, OutputError, UnknownNameError, UsageError
+from stemsplit.errors import DeviceError, UnknownNameError, UsageError
 from stemsplit.models.base import Model, SpectralModel, StemModel
 from stemsplit.separation.cores import make_examples
+from stemsplit.separation.manifest import PARTIAL_SUFFIX
+from stemsplit.separation.staging import Workplace, refuse_os_errors
 
 if TYPE_CHECKING:
     from stemsplit.weights.entry import ModelEntry
@@ -79,6 +81,9 @@ def export_model(
 ) -> tuple[Exported, ...]:
     """Write a model's graphs and the note into a new folder; all of it is there, or nothing.
 
+    It grows in a hidden folder beside; what an export that was killed left there goes with the next
+    one to the same place.
+
     Args:
         model: From `load_model`, for just the stems that it is to give.
         entry: What is known of it.
@@ -88,23 +93,17 @@ def export_model(
     Raises:
         UsageError: See `check_target`.
         DeviceError: A package is not there, or a network cannot be written so.
-        OutputError: The place cannot be written to.
+        OutputError: The place cannot be written to, or another process is writing there.
     """
     check_target(folder, format)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as fresh:
-            made = Path(fresh) / "made"
-            made.mkdir()
-            exported = _write(model, entry, format, made)
-            if folder.exists():
-                folder.rmdir()
-            os.replace(made, folder)
-    except OSError as error:
-        raise OutputError(
-            f"{str(folder)!r} cannot be written: {error.strerror or error}",
-            help="check that you may write there, and the space on its disk.",
-        ) from error
+    fresh = folder.with_name(f".{folder.name}{PARTIAL_SUFFIX}")
+    with refuse_os_errors(folder), Workplace(fresh, folder):
+        made = fresh / "made"
+        made.mkdir()
+        exported = _write(model, entry, format, made)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(made, folder)
     return exported
 
 

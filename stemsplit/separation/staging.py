@@ -20,7 +20,9 @@ from pathlib import Path
 from types import TracebackType
 
 import filelock
+from typing_extensions import Self
 
+from stemsplit.audio.part_file import explain_os_error
 from stemsplit.errors import DiskFullError, InUseError, OutputError
 from stemsplit.separation.manifest import (
     PARTIAL_SUFFIX,
@@ -35,23 +37,29 @@ _LOCK_WAIT_S = 0.5
 _TRIES = 20
 
 
-class Staging:
-    """A context in which a song's outputs are made; without `commit`, nothing of them stays.
+class Workplace:
+    """A folder that one process has at a time, empty at the beginning and gone at the end.
+
+    What a process that was killed has left in it goes when the next one comes.
 
     Attributes:
-        folder: Where to write; on the outputs' own file system.
+        folder: Where to work.
     """
 
-    def __init__(self, job: Job) -> None:
-        """Name the folder; it is made on entering."""
-        self.folder = staging_folder(job)
-        self._job = job
+    def __init__(self, folder: Path, purpose: Path) -> None:
+        """Name the folder; it is made on entering.
+
+        Args:
+            folder: The same for all that must not work at once.
+            purpose: What is made there, for messages.
+        """
+        self.folder = folder
+        self._purpose = purpose
         self._made: list[Path] = []
-        self._is_committed = False
         self._lock = filelock.FileLock(self.folder / _LOCK_NAME, timeout=_LOCK_WAIT_S)
 
-    def __enter__(self) -> Staging:
-        """Make the folder, carry out what an interrupted run had decided, drop what it had not.
+    def __enter__(self) -> Self:
+        """Make the folder, and empty it.
 
         Raises:
             OutputError: The place cannot be written to, or another process is writing there.
@@ -59,13 +67,13 @@ class Staging:
         try:
             if self.folder.is_symlink():
                 raise OutputError(
-                    f"{str(self.folder)!r} is a link, and stems in the making would go through it",
+                    f"{str(self.folder)!r} is a link, and what is made would go through it",
                     help="remove it, or choose another folder with -o.",
                 )
             with refuse_os_errors(self.folder):
                 self._made = _make_folders(self.folder)
                 self._claim()
-                _move_outputs(self.folder, read_manifest(self.folder / STAGED_MANIFEST))
+                self._take_up()
                 self._clear()
         except BaseException:
             self._leave()
@@ -78,8 +86,65 @@ class Staging:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Remove the folder and, without a commit, the folders that were made for it."""
+        """Remove the folder, and those that were made for it and are empty."""
         self._leave()
+
+    def _take_up(self) -> None:
+        """Do something about what is there, before it goes."""
+
+    def _must_stay(self) -> bool:
+        """Say whether what is there is for the next one to take up."""
+        return False
+
+    def _claim(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise InUseError(
+                f"another process is writing {str(self._purpose)!r}",
+                help="let it finish, or stop it, and run again.",
+            ) from None
+
+    def _leave(self) -> None:
+        if self._lock.is_locked:
+            if not self._must_stay():
+                with contextlib.suppress(OSError):
+                    self._clear()
+            # Unlinked while it is held, so that nobody holds another lock of this name meanwhile;
+            # Windows cannot unlink what is open.
+            self._unlink_lock()
+            self._lock.release()
+            if os.name == "nt":
+                self._unlink_lock()
+        for folder in (self.folder, *self._made[::-1]):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _unlink_lock(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / _LOCK_NAME).unlink()
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK_NAME:
+                path.unlink()
+
+
+class Staging(Workplace):
+    """A context in which a song's outputs are made; without `commit`, nothing of them stays.
+
+    On entering, what an interrupted run had decided is carried out, and what it had not is dropped.
+
+    Attributes:
+        folder: Where to write; on the outputs' own file system.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Name the folder; it is made on entering."""
+        super().__init__(staging_folder(job), job.manifest.parent)
+        self._job = job
 
     def name(self, index: int, target: Path) -> Path:
         """Return where the output that will be `target`, number `index`, is to be written.
@@ -107,43 +172,12 @@ class Staging:
         with refuse_os_errors(self._job.manifest):
             _write_whole(staged, manifest.to_json())
             _move_outputs(self.folder, manifest)
-        self._is_committed = True
 
-    def _claim(self) -> None:
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise InUseError(
-                f"another process is writing {str(self._job.manifest.parent)!r}",
-                help="let it finish, or stop it, and run again.",
-            ) from None
+    def _take_up(self) -> None:
+        _move_outputs(self.folder, read_manifest(self.folder / STAGED_MANIFEST))
 
-    def _leave(self) -> None:
-        if self._lock.is_locked:
-            if not (self.folder / STAGED_MANIFEST).exists():
-                with contextlib.suppress(OSError):
-                    self._clear()
-            # Unlinked while it is held, so that nobody holds another lock of this name meanwhile;
-            # Windows cannot unlink what is open.
-            self._unlink_lock()
-            self._lock.release()
-            if os.name == "nt":
-                self._unlink_lock()
-        made = [] if self._is_committed else self._made[::-1]
-        for folder in (self.folder, *made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-    def _unlink_lock(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.folder / _LOCK_NAME).unlink()
-
-    def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != _LOCK_NAME:
-                path.unlink()
+    def _must_stay(self) -> bool:
+        return (self.folder / STAGED_MANIFEST).exists()
 
 
 def staging_folder(job: Job) -> Path:
@@ -205,16 +239,13 @@ def refuse_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = error.strerror or str(error)
         if error.errno in _FULL:
+            said = error.strerror or str(error)
             raise DiskFullError(
                 f"no space is left for {str(path)!r}: {said}",
                 help="free some space and run again; songs that are done are skipped.",
             ) from error
-        raise OutputError(
-            f"{str(error.filename or path)!r} cannot be written: {said}",
-            help="choose a folder that you may write to with -o.",
-        ) from error
+        raise explain_os_error(error, Path(error.filename or path)) from error
 
 
-_FULL: Sequence[int] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL: Sequence[int] = (errno.ENOSPC, errno.EDQUOT)

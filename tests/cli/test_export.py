@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -144,13 +145,18 @@ def test_a_graph_that_differs_is_not_written(folder: Path, monkeypatch: pytest.M
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the disk that is always full")
 @pytest.mark.parametrize(
-    ("target", "name", "saver"),
-    [("openvino", "mine.bin", "save_graph"), ("onnx", "mine.onnx", "save_onnx")],
+    ("target", "name", "saver", "said"),
+    [
+        # OpenVINO does not say why.
+        ("openvino", "mine.bin", "save_graph", "'graphs' cannot be written"),
+        ("onnx", "mine.onnx", "save_onnx", "no space is left for 'graphs'"),
+    ],
 )
 def test_a_full_disk_is_told_as_such(
     target: str,
     name: str,
     saver: str,
+    said: str,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -166,7 +172,7 @@ def test_a_full_disk_is_told_as_such(
     monkeypatch.setattr(export_room, saver, save_to_full_disk)
     before = sorted(folder.iterdir())
     assert main(["export", "-m", "own", "--to", target, "-o", "graphs"]) == 1
-    assert "'graphs' cannot be written" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before
 
 
@@ -178,6 +184,31 @@ def test_what_cannot_be_written_so_leaves_nothing(folder: Path) -> None:
         with pytest.raises(DeviceError, match=missing):
             export_model(model, entry, to, Path("out"))
     assert not [path for path in Path().iterdir() if "out" in path.name]
+
+
+def test_what_a_killed_export_left_goes_with_the_next_and_a_living_ones_stays(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["export", "-m", str(folder), "--to", "onnx", "-o", "graphs", "-q"]
+    left = Path(".graphs.part")
+    (left / "made").mkdir(parents=True)
+    (left / "lock").touch()
+    (left / "made" / "mine.onnx").write_bytes(b"half")
+    with filelock.FileLock(left / "lock"):
+        assert main(given) == 1
+        assert "another process is writing 'graphs'" in capsys.readouterr().err
+        assert (left / "made" / "mine.onnx").exists()
+    assert main(given) == 0
+    assert Path("graphs/model.json").is_file()
+    assert not left.exists()
+
+
+def test_a_place_below_a_file_is_told_as_such(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert main(["export", "-m", str(folder), "--to", "onnx", "-o", "file/below", "-q"]) == 1
+    assert "'file' is a file, and no folder" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_taken(folder: Path) -> None:
