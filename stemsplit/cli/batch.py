@@ -66,7 +66,7 @@ from stemsplit.cli.batch_progress import (
 from stemsplit.cli.separate import make_file_options
 from stemsplit.cli.stopping import stop_flag
 from stemsplit.cli.values import given, number, one_of, read_running, split_names, time_of
-from stemsplit.errors import StemsplitError, UsageError
+from stemsplit.errors import OutputError, StemsplitError, UsageError
 from stemsplit.separation.plan import Options, check_numbers, plan_stems
 
 if TYPE_CHECKING:
@@ -222,9 +222,11 @@ def carry_out(request: Request, reporter: BatchReporter) -> int:
 
     Raises:
         UsageError: A name or a value that cannot be, or a source without songs.
+        OutputError: Nothing can be written to the destination any more.
         StemsplitError: The model cannot be loaded, or the source cannot be read to its end; what is
             done is done, and is in the report.
     """
+    from stemsplit.batch.destination import stop_with_destination
     from stemsplit.batch.report import FailedList, Tally, default_places
 
     began_s = time.monotonic()
@@ -237,16 +239,24 @@ def carry_out(request: Request, reporter: BatchReporter) -> int:
         reporter.on_begin(plan)
         total = _Total(catalogue)
         endings = _run(request, task, catalogue, reporter, cancelled)
+        endings = stop_with_destination(endings, task.dest, cancelled)
         is_whole = False
+        fault: OutputError | None = None
         try:
             with contextlib.closing(endings):
                 _listen(endings, tally, failed, total, reporter)
             is_whole = not cancelled.is_set()
+        except OutputError as error:
+            fault = error
         finally:
-            if tally.songs:
-                report = _make_report(plan, tally, total.songs, began_s, is_whole)
-                report = _store(report, failed, *places)
-                reporter.on_report(report, places[0])
+            # A destination that takes no stems may take no report either, and that is no news.
+            with contextlib.suppress(*([OutputError] if fault else [])):
+                if tally.songs:
+                    report = _make_report(plan, tally, total.songs, began_s, is_whole)
+                    report = _store(report, failed, *places)
+                    reporter.on_report(report, places[0])
+    if fault is not None:
+        raise fault
     if not tally.songs and is_whole:
         raise UsageError(
             f"{catalogue.source!r} has no audio or video files to separate",
@@ -291,18 +301,15 @@ def _make_task(request: Request) -> Task:
 def _open(request: Request, task: Task) -> Catalogue:
     """Find the songs, and make sure of the place for the stems."""
     from stemsplit.batch.catalogue import open_catalogue
-    from stemsplit.batch.storage import is_url, join, open_storage
+    from stemsplit.batch.destination import try_destination
+    from stemsplit.batch.storage import is_url, open_storage
 
     catalogue = open_catalogue(request.source, task.dest)
-    storage = open_storage(task.dest)
-    found = storage.describe(task.dest)
+    found = open_storage(task.dest).describe(task.dest)
     if found is not None and not found.is_folder:
         raise UsageError(f"{task.dest!r} is a file", help="name a folder with -o.")
     if is_url(task.dest):
-        # A key that may not write is found out here, not by every song.
-        trial = join(task.dest, ".stemsplit-trial")
-        storage.write(trial, b"")
-        storage.remove(trial)
+        try_destination(task.dest)  # A key that may not write need not wait for a song.
     return catalogue
 
 

@@ -233,6 +233,18 @@ def test_what_cannot_be_meant_is_two_lines_and_the_code_two(
     assert hash_tree() == before
 
 
+def test_a_destination_that_cannot_be_one_is_said_once(run: Run):
+    write_songs(5)
+    Path("file").touch()
+    done = run("batch", "in", "-o", "file/below")
+    assert done.returncode == 1
+    # Of five songs, those in hand at the most, and the end.
+    assert done.stderr.count("file' is a file") <= 3
+    last = done.stderr.splitlines()[-2:]
+    assert last[0].startswith("error: the batch was stopped: ")
+    assert last[1] == "help: choose another folder, or move that file away."
+
+
 def test_without_ray_the_extra_is_named(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
