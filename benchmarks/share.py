@@ -2,12 +2,15 @@
 
     python benchmarks/share.py [--arch NAME ...] [--precision fp32|bf16] [--threads N] [--runs 3]
 
-One chunk of one stem's network (of all stems' where they are one network), published sizes, random
-weights. "GFLOP": what the plain network's layers ask for by their definition, twice the products;
-torch's counter sees convolutions and matrices, and recurrent layers are counted by formula. "rate":
-a product of two square matrices in the same run, precision and number of threads, the best of
-several. "share": the network's time over the operations' at that rate; 1 would be a machine that
-does nothing else, and the bar is 2. Everything is measured in turn, and the least of each counts.
+One stem's network (all stems' where they are one network), published sizes, random weights, run as
+the separator runs it: as many chunks at once as it has workers, which is two on a processor of
+several cores, and as many threads in all. "GFLOP": what the plain network's layers ask for by their
+definition, twice the products, of one chunk; torch's counter sees convolutions and matrices, and
+recurrent layers are counted by formula. "network s": the time of all these chunks over their
+number. "rate": a product of two square matrices in the same run, precision and number of threads,
+the best of several. "share": the network's time over the operations' at that rate; 1 would be a
+machine that does nothing else, and the bar is 2. Everything is measured in turn, and the least of
+each counts.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stemsplit.backends.process import keep_freed_memory
 from stemsplit.backends.torch_core import PRECISIONS, TorchCore
+from stemsplit.backends.workers import Workers, count_workers, wait_for
 from stemsplit.models.base import StemModel
 from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
 
@@ -74,19 +78,34 @@ def time_s(work: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
+def run(core: TorchCore, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Take a chunk through; every thread has gradients of its own to be told to leave."""
+    core(inputs)
+
+
+def run_at_once(core: TorchCore, inputs: tuple[torch.Tensor, ...], chunks: int) -> None:
+    """Take as many chunks through, side by side, as the separator does."""
+    workers = Workers(chunks)
+    for future in [workers.submit(run, core, inputs) for _ in range(chunks)]:
+        wait_for(future)
+    workers.close()
+
+
+@torch.no_grad()
 def measure(name: str, precision: str, runs: int) -> None:
     """Print an architecture's row."""
     model = build(name)
     mixture = 0.1 * torch.randn(1, 2, model.chunk.samples)
     inputs, _ = model.encode(mixture)
     operations = count_operations(model.core, inputs)
-    core = TorchCore(model.core, torch.device("cpu"), precision)
+    device = torch.device("cpu")
+    core, chunks = TorchCore(model.core, device, precision), count_workers(device)
     square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(PRECISIONS[precision])
     network_s, product_s = math.inf, math.inf
     for _ in range(runs + 1):
         for _ in range(3):
             product_s = min(product_s, time_s(lambda: square @ square))
-        network_s = min(network_s, time_s(lambda: core(inputs)))
+        network_s = min(network_s, time_s(lambda: run_at_once(core, inputs, chunks)) / chunks)
     rate = 2 * PRODUCT_SIZE**3 / product_s
     print(
         f"| {name} | {len(model.stems)} | {model.chunk.samples / model.sample_rate:.1f} "
