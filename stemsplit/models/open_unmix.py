@@ -154,9 +154,9 @@ class OpenUnmix(SpectralModel):
         super().__init__(config)
         self.n_fft = config.n_fft
         self.hop_length = config.hop_length
-        # The LSTM ran over whole songs: half a minute, of which a second at either end only warms
-        # it up, is near that.
-        samples = 30 * config.sample_rate // config.hop_length * config.hop_length
+        # The LSTM ran over whole songs, and learned from six seconds: twenty, of which a second at
+        # either end only warms it up, are near the former.
+        samples = 20 * config.sample_rate // config.hop_length * config.hop_length
         self.chunk = ChunkPlan(
             samples,
             overlap=0.125,
