@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from stemsplit.batch import cluster as module
 from stemsplit.batch.catalogue import Song
 from stemsplit.batch.cluster import _Pool
-from stemsplit.batch.connection import Cluster, count_room
+from stemsplit.batch.connection import Cluster, connected, count_room
 from stemsplit.batch.job import Ending, Task
 from stemsplit.batch.order import Order
 from stemsplit.errors import DeviceError, StemsplitError, UsageError
@@ -54,10 +57,16 @@ class FakeRay:
         self.asked: dict[object, tuple[Handle, str, tuple[Any, ...]]] = {}
         self.killed: list[Handle] = []
         self.most_waiting = 0
+        self.options: dict[str, Any] = {}
 
     def remote(self, kind: object) -> Any:
         made = type("Made", (), {"remote": staticmethod(lambda *arguments: Handle(self))})
-        return type("Kind", (), {"options": staticmethod(lambda **options: made)})
+
+        def take(**options: Any) -> Any:
+            self.options = options
+            return made
+
+        return type("Kind", (), {"options": staticmethod(take)})
 
     def wait(
         self, references: list[object], num_returns: int, timeout: float
@@ -257,3 +266,40 @@ def test_room_is_counted_machine_by_machine():
 def test_a_cluster_without_room_is_refused():
     with pytest.raises(UsageError, match=r"4 cores and 0 GPUs.*most are 3 and 0"):
         count_room(Machines({"CPU": 3.0}), Cluster(cpus_per_worker=4))
+
+
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "environment"), [(None, None), ("auto", {"env_vars": SLEEPING})]
+)
+def test_workers_of_a_cluster_that_is_there_are_told_their_environment(
+    address: str | None, environment: dict[str, object] | None
+):
+    ray = FakeRay(do)
+    _Pool(ray, make_task(), Cluster(address), 1, threading.Event(), lambda note: None)
+    assert ray.options["runtime_env"] == environment
+
+
+@pytest.mark.parametrize(("address", "is_own"), [(None, True), ("auto", False)])
+def test_a_cluster_that_is_started_here_has_it_from_this_process(
+    address: str | None, is_own: bool, monkeypatch: pytest.MonkeyPatch
+):
+    seen: dict[str, str] = {}
+    module = types.SimpleNamespace(
+        __spec__=object(), init=lambda **options: seen.update(os.environ), shutdown=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "ray", module)
+    own = {**SLEEPING, "RAY_worker_niceness": "0"}
+    monkeypatch.setattr(os, "environ", {"OPENBLAS_NUM_THREADS": "2"})
+    with connected(Cluster(address)):
+        pass
+    told = {name: seen.get(name) for name in own}
+    # What is set already stays.
+    assert told == (
+        {**own, "OPENBLAS_NUM_THREADS": "2"}
+        if is_own
+        else {**dict.fromkeys(own), "OPENBLAS_NUM_THREADS": "2"}
+    )
+    assert seen["RAY_USAGE_STATS_ENABLED"] == "0"
