@@ -10,7 +10,9 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: demo test lint types contracts pytest clean
 
-$(VENV)/.installed: pyproject.toml models.toml tests/oracles.txt
+NATIVE := hatch_build.py stemsplit/backends/native/convolution.c
+
+$(VENV)/.installed: pyproject.toml models.toml tests/oracles.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=23"
 	$(PIP) install --quiet -e ".[test,lint]"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stemsplit.backends.filled import fill_vectors
 from stemsplit.backends.folding import fold_norms
+from stemsplit.backends.native.fusing import use_native_convolutions
 from stemsplit.backends.phases import split_phases
 from stemsplit.errors import DeviceError, UnknownNameError
 
@@ -90,6 +91,8 @@ class TorchCore:
             isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
         )
         if self._channels_last:
+            if precision == "fp32":
+                use_native_convolutions(self._core)
             self._core = split_phases(self._core)
             fill_vectors(self._core)
             _turn_images(self._core)

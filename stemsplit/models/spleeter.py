@@ -18,6 +18,7 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from stemsplit.models.base import ChunkPlan, ModelConfig, SpectralModel
+from stemsplit.models.blocks.fusion import Fusion
 
 BAND_BINS = 1024
 NORM_EPS = 1e-3
@@ -75,6 +76,11 @@ class Down(nn.Module):
         bare = self.conv(functional.pad(x, (1, 2, 1, 2)))
         return bare, self.activation(self.norm(bare))
 
+    def fusion(self) -> Fusion:
+        """Say what is computed. See `stemsplit.models.blocks.fusion`."""
+        behind = (self.norm, self.activation)
+        return Fusion(self.conv, behind=behind, zeros=(1, 2, 1, 2), gives_bare=True)
+
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
     """A transposed 5x5 convolution of stride 2, cut as TensorFlow's "same" is.
@@ -107,10 +113,14 @@ class Up(nn.Module):
         self.activation = activation
         self.norm = nn.BatchNorm2d(wide_out, eps=NORM_EPS, momentum=0.01)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, H, W) -> (B, C_out, 2H, 2W)."""
-        result: Tensor = self.norm(self.activation(self.conv(x)))
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Shape: (B, C_in, H, W), in any number of parts -> (B, C_out, 2H, 2W)."""
+        result: Tensor = self.norm(self.activation(self.conv(torch.cat(parts, dim=1))))
         return result
+
+    def fusion(self) -> Fusion:
+        """Say what is computed. See `stemsplit.models.blocks.fusion`."""
+        return Fusion(self.conv, behind=(self.activation, self.norm))
 
 
 class UNet(nn.Module):
@@ -148,7 +158,7 @@ class UNet(nn.Module):
         # The deepest convolution goes up as it is, without norm or activation.
         x = self.dropout(self.up[0](skips.pop()))
         for depth, level in enumerate(self.up[1:], start=1):
-            x = level(torch.cat((skips.pop(), x), dim=1))
+            x = level(skips.pop(), x)
             x = self.dropout(x) if depth < 3 else x
         result: Tensor = self.out(x)
         return result

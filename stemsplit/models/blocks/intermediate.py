@@ -18,6 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
 # In place where the gradient can do without the input: each follows a layer's own output.
@@ -65,6 +66,10 @@ class ConvLayer(nn.Module):
         # Nothing holds the parts' copy while norm and activation make copies of their own.
         result: Tensor = self.activation(self.norm(self.conv(torch.cat(parts, dim=1))))
         return result
+
+    def fusion(self) -> Fusion:
+        """Say what is computed. See `stemsplit.models.blocks.fusion`."""
+        return Fusion(self.conv, behind=(self.norm, self.activation))
 
     def norm_places(self) -> Iterator[NormPlace]:
         """Say what the norm reads. See `stemsplit.models.blocks.norm_places`."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, Part, behind, behind_sum
 
 
@@ -62,13 +63,17 @@ class Unit(nn.Module):
         self.norm = nn.BatchNorm2d(wide_in)
         self.conv = nn.Conv2d(wide_in, wide_out, 3, padding=dilation, dilation=dilation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, H, W) -> (B, C_out, H, W)."""
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Add to `plus`, if that is there. Shape: (B, C_in, H, W), (B, C_out, H, W) -> the same."""
         # In use the norm may be folded away. What x is a slice of is then not written to; a slice
         # would be copied for the convolution anyway.
         has_norm = isinstance(self.norm, nn.BatchNorm2d)
         result: Tensor = self.conv(functional.relu(self.norm(x), inplace=has_norm))
-        return result
+        return result if plus is None else result.add_(plus)
+
+    def fusion(self) -> Fusion:
+        """Say what is computed. See `stemsplit.models.blocks.fusion`."""
+        return Fusion(self.conv, before=(self.norm, nn.ReLU()), takes_plus=True)
 
 
 class Dense(nn.Module):
@@ -89,9 +94,10 @@ class Dense(nn.Module):
         """What reads the input, and nothing else does."""
         return _units(self)[0].norm
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, H, W) -> (B, g, H, W)."""
-        return _add_up(x, self.layers)
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Add to `plus`, if that is there. Shape: (B, C, H, W), (B, g, H, W) -> (B, g, H, W)."""
+        result = _add_up(x, self.layers)
+        return result if plus is None else result.add_(plus)
 
     def norm_places(self) -> Iterator[NormPlace]:
         """Say what norms read: sums of groups. See `stemsplit.models.blocks.norm_places`."""
@@ -156,8 +162,7 @@ def _add_up(x: Tensor, layers: nn.ModuleList) -> Tensor:
     groups: Tensor = layers[0](x)
     growth = groups.shape[1] // len(layers)
     for layer in layers[1:]:
-        # What the layer gave is nobody else's: add what was there before to it.
-        groups = layer(groups[:, :growth]).add_(groups[:, growth:])
+        groups = layer(groups[:, :growth], groups[:, growth:])
     return groups
 
 

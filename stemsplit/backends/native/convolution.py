@@ -1,0 +1,285 @@
+"""A convolution that C computes, with what stands before and behind it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
+from stemsplit.backends.native.library import Library, Source, Target, Task
+
+TILE = 4
+BLOCK_FLOATS = 128 * 1024
+"""What a block of tiles should take while it is computed: a core's own cache."""
+FEWEST_TILES, MOST_TILES = 12, 96
+"""Of a block. The kernels are read once for each."""
+
+Zeros = tuple[int, int, int, int]
+"""Rows above and below an input, columns left and right of it."""
+
+
+class Epilogue(NamedTuple):
+    """What is done to a convolution's outputs: an affine map and an activation.
+
+    Attributes:
+        scale: Of each channel. Shape (C_out,).
+        shift: Shape (C_out,).
+        slope: Of the activation below zero: 1 is none, 0 a ReLU.
+        is_affine_first: Whether the map comes before the activation.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    slope: float
+    is_affine_first: bool
+
+
+class NativeConv2d(nn.Module):
+    """A convolution in float32 on a processor, for inference.
+
+    Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out), channels last in memory.
+    """
+
+    kernels: Tensor
+    affine: Tensor
+
+    def __init__(
+        self,
+        library: Library,
+        layer: nn.Conv2d | nn.ConvTranspose2d,
+        geometry: Geometry,
+        zeros: Zeros,
+        epilogue: Epilogue,
+        *,
+        rectifies: bool,
+    ) -> None:
+        """Transform a layer's kernels.
+
+        Args:
+            library: What computes.
+            layer: The convolution; left as it is.
+            geometry: What `geometry.plan` said of it.
+            zeros: Around the input, beside the layer's own padding.
+            epilogue: What is done to the outputs.
+            rectifies: Whether the input goes through a ReLU.
+        """
+        super().__init__()
+        self._library = library
+        self._geometry = geometry
+        self._find_size = _SizeRule(layer, zeros)
+        self._slope, self._is_affine_first = epilogue.slope, epilogue.is_affine_first
+        self._rectifies = rectifies
+        self._channels_in, self._channels = layer.in_channels, layer.out_channels
+        targets = len(geometry.targets)
+        self._is_packed = 1 < targets * self._channels <= library.lanes
+        # Whole vectors are written faster than parts of them: pixels are made that large.
+        self._is_padded = self._channels > library.lanes
+        kernels = library.pack(self._begin_task(), cut_kernels(layer, geometry))
+        self.register_buffer("kernels", kernels)
+        wide = -(-self._channels // library.lanes) * library.lanes
+        bias = torch.zeros(self._channels) if layer.bias is None else layer.bias.detach()
+        affine = torch.zeros(3, wide)
+        affine[:, : self._channels] = torch.stack((bias, epilogue.scale, epilogue.shift))
+        self.register_buffer("affine", affine)
+
+    def forward(
+        self, *parts: Tensor, plus: Tensor | None = None, bare: Tensor | None = None
+    ) -> Tensor:
+        """Convolve.
+
+        Args:
+            parts: What is read, as if the parts' channels stood one behind the other; several only
+                where the geometry has one source. Shape (B, C_part, H, W).
+            plus: Added to the convolution. Shape (B, C_out, H_out, W_out).
+            bare: From `new_output`; gets what comes before map and activation.
+
+        Returns:
+            Shape (B, C_out, H_out, W_out).
+        """
+        parts = tuple(map(_turn, parts))
+        plus = None if plus is None else _turn(plus)
+        out = self.new_output(parts[0])
+        self._check(parts, out.shape, plus, bare)
+        task = self._describe(parts, out)
+        for image, tensor in ((task.out, out), (task.plus, plus), (task.bare, bare)):
+            if tensor is not None:
+                image.pixels = tensor.data_ptr()
+                image.image, _, image.row, image.pixel = tensor.stride()
+        self._run(task)
+        return out
+
+    def new_output(self, x: Tensor) -> Tensor:
+        """Return memory for what comes out for an input. Shape (B, C_out, H_out, W_out)."""
+        wide = self._channels
+        if self._is_padded:
+            wide += -wide % self._library.lanes
+        rows, columns = self._find_size(x.shape[2], x.shape[3])
+        pixels = x.new_empty(x.shape[0], rows, columns, wide)
+        return pixels[..., : self._channels].permute(0, 3, 1, 2)
+
+    def _check(self, parts: Sequence[Tensor], size: Sequence[int], *images: Tensor | None) -> None:
+        """Refuse what C would read wrongly."""
+        first = parts[0]
+        if any(
+            part.shape[::2] != first.shape[::2] or part.shape[3] != first.shape[3] for part in parts
+        ):
+            raise ValueError(f"parts of different sizes: {[tuple(part.shape) for part in parts]}")
+        if sum(part.shape[1] for part in parts) != self._channels_in:
+            raise ValueError(
+                f"{self._channels_in} channels come in, not {[p.shape[1] for p in parts]}"
+            )
+        if len(parts) > 1 and len(self._geometry.sources) > 1:
+            raise ValueError("a strided convolution reads one part")
+        for image in images:
+            if image is not None and tuple(image.shape) != tuple(size):
+                raise ValueError(f"an image of {tuple(image.shape)} beside one of {tuple(size)}")
+        for image in (*parts, *images):
+            if image is not None and (image.dtype != torch.float32 or image.device.type != "cpu"):
+                raise ValueError(f"float32 on a processor is what goes in, not {image.dtype}")
+
+    def _run(self, task: Task) -> None:
+        """Compute, in blocks of tiles, by as many threads as torch has."""
+        tiles = self._library.count_tiles(task)
+        floats = self._library.count_floats(task, MOST_TILES) // MOST_TILES
+        block = max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
+        size = self._library.count_floats(task, block)
+        threads = min(torch.get_num_threads(), -(-tiles // block))
+        if threads <= 1:
+            self._library.convolve(task, 0, tiles, block, _find_workspace(size))
+            return
+        edges = [tiles * place // threads for place in range(threads + 1)]
+        runs = [
+            _find_pool().submit(self._convolve, task, first, last, block, size)
+            for first, last in pairwise(edges)
+        ]
+        for run in runs:
+            run.result()
+
+    def _convolve(self, task: Task, first: int, last: int, block: int, size: int) -> None:
+        self._library.convolve(task, first, last, block, _find_workspace(size))
+
+    def _begin_task(self, parts: Sequence[Tensor] = ()) -> Task:
+        """Tell C of the grids; of those of one input that lies nowhere, by default."""
+        grids, geometry = self._geometry.sources, self._geometry
+        sources = [_describe_source(grid, part) for part in parts for grid in grids]
+        if not parts:
+            sources = [_describe_grid(grid, self._channels_in) for grid in grids]
+        targets = [
+            Target(down.first, across.first, down.is_full, across.is_full)
+            for down, across in geometry.targets
+        ]
+        return Task(
+            classes=geometry.classes,
+            in_step=geometry.in_step,
+            out_step=geometry.out_step,
+            channels=self._channels,
+            sources=len(sources),
+            targets=len(targets),
+            packed=self._is_packed,
+            rectify=self._rectifies,
+            source=(Source * len(sources))(*sources),
+            target=(Target * len(targets))(*targets),
+            padded=self._is_padded,
+            affine_first=self._is_affine_first,
+            slope=self._slope,
+        )
+
+    def _describe(self, parts: Sequence[Tensor], out: Tensor) -> Task:
+        """Tell C all but where the images go."""
+        task = self._begin_task(parts)
+        task.images, _, task.out_rows, task.out_columns = out.shape
+        task.in_rows, task.in_columns = parts[0].shape[2:]
+        task.grid_rows = -(-task.out_rows // task.out_step)
+        task.grid_columns = -(-task.out_columns // task.out_step)
+        task.kernels = self.kernels.data_ptr()
+        task.bias, task.scale, task.shift = (row.data_ptr() for row in self.affine)
+        return task
+
+
+def _describe_grid(grid: Grid, channels: int) -> Source:
+    down, across = grid
+    return Source(
+        channels=channels,
+        first_row=down.first,
+        first_column=across.first,
+        tall=down.is_full,
+        wide=across.is_full,
+    )
+
+
+def _describe_source(grid: Grid, part: Tensor) -> Source:
+    source = _describe_grid(grid, part.shape[1])
+    source.pixels = part.data_ptr()
+    source.image, _, source.row, source.pixel = part.stride()
+    return source
+
+
+def _turn(image: Tensor) -> Tensor:
+    """Return an image whose channels lie side by side: itself, or a copy."""
+    if image.stride(1) == 1 or image.shape[1] == 1:
+        return image
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+class _SizeRule:
+    """How many rows and columns come out of a convolution."""
+
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, zeros: Zeros) -> None:
+        assert not isinstance(layer.padding, str), "`plan` takes none of these"
+        self._is_transposed = isinstance(layer, nn.ConvTranspose2d)
+        self._stride = layer.stride
+        # What the layer adds to a length before, or where it is transposed after, the stride.
+        self._more = [
+            extra + kernel - stride - 2 * pad
+            if self._is_transposed
+            else more + 2 * pad - dilation * (kernel - 1) - 1
+            for kernel, stride, pad, dilation, extra, more in zip(
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                layer.output_padding,
+                (zeros[0] + zeros[1], zeros[2] + zeros[3]),
+                strict=True,
+            )
+        ]
+
+    def __call__(self, *lengths: int) -> tuple[int, int]:
+        rows, columns = (
+            length * stride + more if self._is_transposed else (length + more) // stride + 1
+            for length, stride, more in zip(lengths, self._stride, self._more, strict=True)
+        )
+        return rows, columns
+
+
+class _Threads(threading.local):
+    """A thread's own memory, kept from one convolution to the next."""
+
+    workspace: Tensor | None = None
+
+
+_OWN = _Threads()
+_LOCK = threading.Lock()
+_POOL: ThreadPoolExecutor | None = None
+
+
+def _find_workspace(floats: int) -> Tensor:
+    if _OWN.workspace is None or _OWN.workspace.numel() < floats:
+        _OWN.workspace = torch.empty(floats)
+    return _OWN.workspace
+
+
+def _find_pool() -> ThreadPoolExecutor:
+    """Return the threads that share a convolution's tiles, begun when first needed."""
+    global _POOL
+    with _LOCK:
+        if _POOL is None:
+            _POOL = ThreadPoolExecutor(os.cpu_count(), "tiles")
+        return _POOL

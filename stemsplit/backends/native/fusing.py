@@ -1,0 +1,151 @@
+"""Convolutions of a network replaced by those in C, with the norms and activations around them."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
+from stemsplit.backends.native.geometry import Geometry, plan
+from stemsplit.backends.native.library import Library, find_library
+
+POINTS = 36
+MOST_KERNEL_BYTES = 40 << 20
+"""A kernel is larger at 36 points than it was; past this, reading it takes the time saved."""
+FEWEST_CHANNELS = 8
+"""That come in or go out, the larger of them: less is not worth the way through Python and C."""
+
+
+class Fused(Protocol):
+    """What a module says of itself. See `stemsplit.models.blocks.fusion`."""
+
+    conv: nn.Conv2d | nn.ConvTranspose2d
+    before: tuple[nn.Module, ...]
+    behind: tuple[nn.Module, ...]
+    zeros: tuple[int, int, int, int]
+    gives_bare: bool
+    takes_plus: bool
+
+
+@runtime_checkable
+class HasFusion(Protocol):
+    """A module that is one convolution and what is around it."""
+
+    def fusion(self) -> Fused:
+        """Return its pieces."""
+
+
+def use_native_convolutions(core: nn.Module) -> None:
+    """Replace what can be replaced, in place; no tensor is written to.
+
+    Does nothing where there is no library for this processor.
+
+    Args:
+        core: In evaluation mode, float32, on a processor.
+    """
+    library = find_library()
+    if library is None:
+        return
+    for module in list(core.modules()):
+        for name, child in module.named_children():
+            replacement = _replace(child, library)
+            if replacement is not None:
+                setattr(module, name, replacement)
+
+
+def _replace(module: nn.Module, library: Library) -> nn.Module | None:
+    if isinstance(module, HasFusion):
+        pieces = module.fusion()
+        geometry = _find_geometry(pieces.conv, (pieces.zeros[0], pieces.zeros[2]))
+        return None if geometry is None else NativeUnit(pieces, geometry, library)
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        geometry = _find_geometry(module, (0, 0))
+        if geometry is None:
+            return None
+        none = _Epilogue(module.out_channels).done
+        return NativeConv2d(library, module, geometry, (0, 0, 0, 0), none, rectifies=False)
+    return None
+
+
+def _find_geometry(
+    layer: nn.Conv2d | nn.ConvTranspose2d, zeros: tuple[int, int]
+) -> Geometry | None:
+    """Return how C computes a layer, where it can and should."""
+    geometry = plan(layer, zeros)
+    if geometry is None or layer.weight.dtype != torch.float32:
+        return None
+    if max(layer.in_channels, layer.out_channels) < FEWEST_CHANNELS:
+        return None
+    grids = len(geometry.sources) * len(geometry.targets)
+    size = POINTS * grids * layer.in_channels * layer.out_channels * 4
+    return geometry if size <= MOST_KERNEL_BYTES else None
+
+
+class _Epilogue:
+    """Modules behind a convolution, taken one by one as long as C can do them."""
+
+    def __init__(self, channels: int) -> None:
+        self.done = Epilogue(torch.ones(channels), torch.zeros(channels), 1.0, False)
+        self._has_affine = self._has_activation = False
+
+    def take(self, module: nn.Module) -> bool:
+        """Tell whether a module is done; what comes behind one that is not may not be taken."""
+        if isinstance(module, (nn.Identity, nn.Dropout)):
+            return True
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            return not self._has_affine and self._take_norm(module)
+        if isinstance(module, (nn.ReLU, nn.LeakyReLU)) and not self._has_activation:
+            slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+            self.done = self.done._replace(slope=slope, is_affine_first=self._has_affine)
+            self._has_activation = True
+            return True
+        return False
+
+    def _take_norm(self, norm: nn.BatchNorm2d) -> bool:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight.detach().double()
+        shift = -scale * norm.running_mean.double()
+        shift = shift if norm.bias is None else shift + norm.bias.detach().double()
+        self.done = self.done._replace(scale=scale.float(), shift=shift.float())
+        self._has_affine = True
+        return True
+
+
+class NativeUnit(nn.Module):
+    """A module's replacement. Called as the module was."""
+
+    def __init__(self, pieces: Fused, geometry: Geometry, library: Library) -> None:
+        """Sort out what C does.
+
+        Args:
+            pieces: The module's.
+            geometry: How C computes its convolution.
+            library: What computes.
+        """
+        super().__init__()
+        before = [one for one in pieces.before if not isinstance(one, nn.Identity)]
+        rectifies = bool(before) and isinstance(before[-1], nn.ReLU)
+        self.before = nn.Sequential(*(before[:-1] if rectifies else before))
+        epilogue = _Epilogue(pieces.conv.out_channels)
+        behind = list(pieces.behind)
+        while behind and epilogue.take(behind[0]):
+            behind.pop(0)
+        self.behind = nn.Sequential(*behind)
+        self.conv = NativeConv2d(
+            library, pieces.conv, geometry, pieces.zeros, epilogue.done, rectifies=rectifies
+        )
+        self._gives_bare, self._takes_plus = pieces.gives_bare, pieces.takes_plus
+
+    def forward(self, *given: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """Return what the module returned, for what it was given."""
+        plus = given[1] if self._takes_plus and len(given) > 1 else None
+        parts = cast("tuple[Tensor, ...]", given[:1] if self._takes_plus else given)
+        if len(self.before):
+            parts = tuple(self.before(part) for part in parts)
+        bare = self.conv.new_output(parts[0]) if self._gives_bare else None
+        out: Tensor = self.behind(self.conv(*parts, plus=plus, bare=bare))
+        return out if bare is None else (bare, out)

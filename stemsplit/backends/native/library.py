@@ -1,0 +1,152 @@
+"""The compiled convolutions: which library is for this processor, and what it takes.
+
+`hatch_build.py` compiles `convolution.c` when the package is built, for every kind of vectors that
+the processor's family has. Where there was no compiler there is none, and torch does the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+VARIABLE = "STEMSPLIT_NATIVE"
+"""0 leaves the convolutions to torch."""
+
+_LIBRARIES = {"AVX512": "avx512", "AVX2": "avx2"}
+
+
+class Source(ctypes.Structure):
+    """A grid of an input's pixels. See `convolution.c`."""
+
+    _fields_ = (
+        ("pixels", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("channels", "image", "row", "pixel")),
+        *((name, ctypes.c_int64) for name in ("first_row", "first_column", "tall", "wide")),
+    )
+
+
+class Target(ctypes.Structure):
+    """A grid of the output's pixels. See `convolution.c`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("first_row", "first_column", "tall", "wide")
+    )
+
+
+class Image(ctypes.Structure):
+    """Where an image's pixels lie. See `convolution.c`."""
+
+    _fields_ = (
+        ("pixels", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("image", "row", "pixel")),
+    )
+
+
+class Task(ctypes.Structure):
+    """All that a convolution is told. See `convolution.c`."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("images", "grid_rows", "grid_columns", "classes"),
+                *("in_rows", "in_columns", "in_step", "out_rows", "out_columns", "out_step"),
+                *("channels", "sources", "targets", "packed", "rectify"),
+            )
+        ),
+        ("source", ctypes.POINTER(Source)),
+        ("target", ctypes.POINTER(Target)),
+        *((name, ctypes.c_void_p) for name in ("kernels", "bias", "scale", "shift")),
+        *((name, Image) for name in ("out", "plus", "bare")),
+        *((name, ctypes.c_int64) for name in ("padded", "affine_first")),
+        ("slope", ctypes.c_float),
+    )
+
+
+class Library:
+    """A compiled `convolution.c`.
+
+    Attributes:
+        lanes: How many numbers its vectors hold.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Load it.
+
+        Args:
+            path: The library's file.
+
+        Raises:
+            OSError: It is not there, or not for this machine.
+        """
+        library = ctypes.CDLL(str(path))
+        library.stemsplit_lanes.restype = ctypes.c_int32
+        for function in (
+            library.stemsplit_task_size,
+            library.stemsplit_count_tiles,
+            library.stemsplit_workspace,
+            library.stemsplit_count_kernels,
+        ):
+            function.restype = ctypes.c_int64
+        if library.stemsplit_task_size() != ctypes.sizeof(Task):
+            raise OSError(f"{path.name} was built from other sources than these")
+        self.lanes: int = library.stemsplit_lanes()
+        self._library = library
+
+    def pack(self, task: Task, taps: Tensor) -> Tensor:
+        """Transform kernels as `convolve` reads them.
+
+        Args:
+            task: Of one input; where images are is not looked at.
+            taps: Shape (3, 3, sources, C_in, targets, C_out).
+        """
+        taps = taps.contiguous()
+        kernels = torch.empty(self._library.stemsplit_count_kernels(ctypes.byref(task)))
+        pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (taps, kernels))
+        self._library.stemsplit_pack(ctypes.byref(task), *pointers)
+        return kernels
+
+    def count_tiles(self, task: Task) -> int:
+        """Return how many tiles a convolution has."""
+        return int(self._library.stemsplit_count_tiles(ctypes.byref(task)))
+
+    def count_floats(self, task: Task, tiles: int) -> int:
+        """Return how large a workspace is that holds so many tiles."""
+        return int(self._library.stemsplit_workspace(ctypes.byref(task), ctypes.c_int64(tiles)))
+
+    def convolve(self, task: Task, first: int, last: int, block: int, workspace: Tensor) -> None:
+        """Compute some of a convolution's tiles; other threads go on meanwhile.
+
+        Args:
+            task: Whose pointers are to memory that stays where it is.
+            first: The first tile.
+            last: The one behind the last.
+            block: How many at once.
+            workspace: As many floats as `count_floats` says for a block, nobody else's meanwhile.
+        """
+        sizes = (ctypes.c_int64(number) for number in (first, last, block))
+        self._library.stemsplit_convolve(
+            ctypes.byref(task), *sizes, ctypes.c_void_p(workspace.data_ptr())
+        )
+
+
+@functools.cache
+def find_library() -> Library | None:
+    """Return the library for this processor; None where there is none, or it is not wanted."""
+    if os.environ.get(VARIABLE) == "0":
+        return None
+    name = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability())
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        name = "neon"
+    if name is None:
+        return None
+    try:
+        return Library(Path(__file__).parent / f"convolution-{name}.so")
+    except OSError:
+        return None

@@ -1,0 +1,34 @@
+"""What a module computes around one convolution, told to whoever can do it in one go.
+
+A module with one convolution may say so by a method `fusion`, and is then called as what replaces
+it is called:
+
+    module(*parts)             (B, C_part, H, W), read as if their channels stood side by side
+    module(x, plus)            where `takes_plus`: what is added to the convolution
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+
+class Fusion(NamedTuple):
+    """A convolution with what stands before and behind it.
+
+    Attributes:
+        conv: The convolution.
+        before: What its input goes through.
+        behind: What its output goes through.
+        zeros: Put above, below, left and right of the input, beside the convolution's own padding.
+        gives_bare: Whether (what stands before `behind`, what stands behind it) comes out.
+        takes_plus: Whether a second input is added to the convolution.
+    """
+
+    conv: nn.Conv2d | nn.ConvTranspose2d
+    before: tuple[nn.Module, ...] = ()
+    behind: tuple[nn.Module, ...] = ()
+    zeros: tuple[int, int, int, int] = (0, 0, 0, 0)
+    gives_bare: bool = False
+    takes_plus: bool = False

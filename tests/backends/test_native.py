@@ -1,0 +1,289 @@
+"""The convolutions in C, beside torch's in double precision."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stemsplit.backends.native import library as library_module
+from stemsplit.backends.native.convolution import NativeConv2d
+from stemsplit.backends.native.fusing import NativeUnit, use_native_convolutions
+from stemsplit.backends.native.geometry import plan
+from stemsplit.backends.native.library import Library, find_library
+from stemsplit.models.blocks.fusion import Fusion
+from stemsplit.models.spleeter import SameConvTranspose2d
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 2e-5
+"""Of the largest value: what F(4x4, 3x3) costs in float32, sums of up to a thousand products."""
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """Return `hatch_build.py`."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=[4, 8, 16])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Return the convolutions for vectors of any processor, compiled for this one."""
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    target = tmp_path_factory.mktemp("native") / f"{request.param}.so"
+    flags = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared")
+    source = ROOT / "stemsplit" / "backends" / "native" / "convolution.c"
+    lanes = f"-DLANES={request.param}"
+    subprocess.run([compiler, *flags, lanes, str(source), "-o", str(target)], check=True)
+    return Library(target)
+
+
+def fuse(library: Library, pieces: Fusion) -> NativeUnit:
+    geometry = plan(pieces.conv, (pieces.zeros[0], pieces.zeros[2]))
+    assert geometry is not None
+    return NativeUnit(pieces, geometry, library).eval()
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    worst = (found.double() - expected).abs().max()
+    assert worst <= TOLERANCE * expected.abs().max(), f"{worst:.2e}"
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+LAYERS: dict[str, tuple[type[nn.Conv2d] | type[nn.ConvTranspose2d], dict[str, Any]]] = {
+    "plain": (nn.Conv2d, {"kernel_size": 3, "padding": 1}),
+    "without zeros": (nn.Conv2d, {"kernel_size": 3, "bias": False}),
+    "wide zeros": (nn.Conv2d, {"kernel_size": 3, "padding": (3, 2)}),
+    "dilated": (nn.Conv2d, {"kernel_size": 3, "padding": 2, "dilation": 2}),
+    "far": (nn.Conv2d, {"kernel_size": 3, "padding": 8, "dilation": 8}),
+    "dilated, cut": (nn.Conv2d, {"kernel_size": 3, "padding": 1, "dilation": 3}),
+    "halving": (nn.Conv2d, {"kernel_size": 5, "stride": 2, "padding": 2}),
+    "halving, uneven": (nn.Conv2d, {"kernel_size": (5, 6), "stride": 2, "padding": (1, 0)}),
+    "doubling": (nn.ConvTranspose2d, {"kernel_size": 5, "stride": 2, "padding": 1}),
+    "doubling, longer": (
+        nn.ConvTranspose2d,
+        {"kernel_size": 6, "stride": 2, "padding": 2, "output_padding": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("channels", [(8, 8), (3, 24), (13, 39), (20, 1), (40, 33)], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_it_is_the_convolution(library: Library, name: str, channels: tuple[int, int]) -> None:
+    kind, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = kind(*channels, **shape)
+    native = fuse(library, Fusion(layer))
+    exact = copy.deepcopy(layer).double()
+    for size in ((1, 9, 30), (2, 23, 14), (1, 8, 8)):
+        x = draw(size[0], channels[0], *size[1:])
+        for turned in (x, x.contiguous(memory_format=torch.channels_last)):
+            assert_near(native(turned), exact(x.double()))
+
+
+@pytest.mark.parametrize("channels", [8, 13])
+@pytest.mark.parametrize("affine_first", [False, True])
+@torch.no_grad()
+def test_norm_and_activation_are_done_on_the_way(
+    library: Library, channels: int, affine_first: bool
+) -> None:
+    torch.manual_seed(1)
+    layer = nn.Conv2d(channels, channels, 5, stride=2)
+    norm = nn.BatchNorm2d(channels, eps=1e-3)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        assert tensor is not None
+        tensor.uniform_(0.5, 2.0)
+    order = (norm, nn.LeakyReLU(0.2)) if affine_first else (nn.LeakyReLU(0.2), norm)
+    pieces = Fusion(layer, behind=(*order, nn.ELU()), zeros=(1, 2, 1, 2), gives_bare=True)
+    native = fuse(library, pieces)
+    assert [type(rest) for rest in native.behind] == [nn.ELU], "what C cannot do is left to torch"
+    exact = nn.Sequential(layer, *order, nn.ELU()).double().eval()
+    x = draw(2, channels, 12, 18)
+    bare, result = native(x)
+    wide = functional.pad(x.double(), (1, 2, 1, 2))
+    assert_near(bare, exact[0](wide))
+    assert_near(result, exact(wide))
+
+
+@pytest.mark.parametrize("channels", [5, 8, 30])
+@torch.no_grad()
+def test_slices_are_read_where_they_lie(library: Library, channels: int) -> None:
+    torch.manual_seed(2)
+    norm = nn.BatchNorm2d(channels).eval()
+    norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]  # it tracks its statistics
+    layer = nn.Conv2d(channels, channels, 3, padding=4, dilation=4)
+    native = fuse(library, Fusion(layer, before=(norm, nn.ReLU()), takes_plus=True))
+    whole = draw(1, 2 * channels, 21, 17).contiguous(memory_format=torch.channels_last)
+    x, plus = whole[:, :channels], whole[:, channels:]
+    before = whole.clone()
+    expected = copy.deepcopy(layer).double()(functional.relu(norm(x)).double())
+    assert_near(native(x, plus), expected + plus.double())
+    assert_near(native(x), expected)
+    torch.testing.assert_close(whole, before, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_parts_are_read_as_one(library: Library) -> None:
+    torch.manual_seed(3)
+    parts = [draw(2, channels, 10, 11) for channels in (24, 7, 1)]
+    for layer in (nn.Conv2d(32, 9, 3, padding=1), SameConvTranspose2d(32, 2)):
+        native = fuse(library, Fusion(layer))
+        assert_near(native(*parts), copy.deepcopy(layer).double()(torch.cat(parts, 1).double()))
+
+
+@torch.no_grad()
+def test_nothing_is_read_or_written_past_the_end(library: Library) -> None:
+    """NaN stands around every image; one read or written number of it would be seen."""
+
+    def fence(image: Tensor) -> tuple[Tensor, Tensor]:
+        flat = image.permute(0, 2, 3, 1).flatten()
+        memory = torch.full((flat.numel() + 128,), torch.nan)
+        memory[64:-64] = flat
+        sizes = (image.shape[0], *image.shape[2:], image.shape[1])
+        return memory, memory[64:-64].view(sizes).permute(0, 3, 1, 2)
+
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    native = fuse(library, Fusion(layer, takes_plus=True))
+    (_, x), (_, plus) = fence(draw(2, 3, 9, 10)), fence(draw(2, 3, 9, 10))
+    expected = layer(x) + plus
+    assert_near(native(x, plus), expected.double())
+
+
+@torch.no_grad()
+def test_threads_change_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Conv2d(16, 16, 3, padding=1)
+    native, x = fuse(library, Fusion(layer)), draw(2, 16, 70, 50)
+    alone = native(x)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    torch.testing.assert_close(native(x), alone, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_large_and_small_numbers_keep_their_digits(library: Library) -> None:
+    layer = nn.Conv2d(24, 24, 3, padding=1, bias=False)
+    native, exact = fuse(library, Fusion(layer)), copy.deepcopy(layer).double()
+    for level in (1e-30, 1e-3, 1e3, 1e30):
+        x = level * draw(1, 24, 16, 16)
+        assert_near(native(x), exact(x.double()))
+    assert not native(torch.zeros(1, 24, 16, 16)).any()
+    poisoned = torch.zeros(1, 24, 16, 16)
+    poisoned[0, 3, 5, 5] = torch.nan
+    assert native(poisoned).isnan().any(), "what is wrong is seen"
+
+
+def test_wrong_images_are_refused(library: Library) -> None:
+    native = fuse(library, Fusion(nn.Conv2d(8, 8, 3, padding=1), takes_plus=True)).conv
+    x = torch.zeros(1, 8, 6, 6)
+    for parts, more in (
+        ((x[:, :7],), {}),
+        ((x, x), {}),
+        ((x[:, :4], x[:, :4, :5]), {}),
+        ((x.double(),), {}),
+        ((x,), {"plus": x[:, :, :5]}),
+    ):
+        with pytest.raises(ValueError, match=r"channels|sizes|float32|image"):
+            native(*parts, **more)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(8, 8, (1, 3), padding=(0, 1)),
+        nn.Conv2d(8, 8, 3, stride=2),
+        nn.Conv2d(8, 8, 7),
+        nn.Conv2d(8, 8, 4, dilation=2),
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, 3, dilation=(1, 2)),
+        nn.Conv2d(8, 8, 5, stride=2, dilation=2),
+        nn.ConvTranspose2d(8, 8, 2, stride=2),
+        nn.ConvTranspose2d(8, 8, 3),
+        nn.ConvTranspose2d(8, 8, 5, stride=(2, 1)),
+    ],
+    ids=str,
+)
+def test_other_layers_are_left_to_torch(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    assert plan(layer, (0, 0)) is None
+
+
+class TestChoice:
+    @pytest.fixture(autouse=True)
+    def _look_anew(self) -> Iterator[None]:
+        find_library.cache_clear()
+        yield
+        find_library.cache_clear()
+
+    def test_it_can_be_turned_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STEMSPLIT_NATIVE", "0")
+        net = nn.Sequential(nn.Conv2d(8, 8, 3))
+        use_native_convolutions(net)
+        assert isinstance(net[0], nn.Conv2d)
+
+    def test_without_a_library_torch_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(library_module, "_LIBRARIES", {})
+        monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+        net = nn.Sequential(nn.Conv2d(8, 8, 3))
+        use_native_convolutions(net)
+        assert isinstance(net[0], nn.Conv2d)
+
+    def test_a_network_gets_them(self) -> None:
+        if find_library() is None:
+            pytest.skip("the package was built without a C compiler, or for another processor")
+        net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(8, 8, 1))
+        weights = net[0].weight
+        use_native_convolutions(net.eval())
+        assert [type(layer) for layer in net] == [NativeConv2d, nn.Conv2d, nn.Conv2d]
+        assert weights.requires_grad, "the layer itself stays as it was"
+
+
+class TestBuild:
+    def test_without_a_compiler_nothing_is_left(
+        self, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+        failed = build.compile_libraries(tmp_path)
+        assert set(failed) == set(build.VARIANTS.get(platform.machine().lower(), {}))
+        assert all("no C compiler" in reason for reason in failed.values())
+
+    def test_a_compiler_that_fails_is_quoted(
+        self, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CC", "false")
+        folder = tmp_path / build.FOLDER
+        folder.mkdir(parents=True)
+        for reason in build.compile_libraries(tmp_path).values():
+            assert "false" in reason
+        assert not list(folder.iterdir())
+
+    def test_a_library_of_other_sources_is_refused(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = Path(library._library._name)
+        monkeypatch.setattr(library_module.ctypes, "sizeof", lambda _: 1)
+        with pytest.raises(OSError, match="other sources"):
+            Library(path)
