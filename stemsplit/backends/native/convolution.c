@@ -71,10 +71,11 @@ typedef struct {
     i64 rectify; /* sources are read through a ReLU */
     const Source *source;
     const Target *target;
-    const float *kernels, *bias, *scale, *shift; /* the last three: padded to whole vectors */
+    const float *kernels, *bias, *scale, *shift; /* the last three: padded to whole vectors; of
+                                                    all targets where these are packed */
     Image out;
-    Image plus; /* added before anything else is done, or null */
-    Image bare; /* gets what comes before the activation, or null */
+    Image plus; /* added before anything else is done, or null; not where targets are packed */
+    Image bare; /* gets what comes before map and activation, or null; the same */
     i64 padded; /* whether pixels of `out` and `bare` have room for whole vectors */
     i64 affine_first; /* whether scale and shift come before the activation */
     float slope;      /* of the activation below zero: 1 is none, 0 a ReLU */
@@ -321,6 +322,15 @@ INLINE float *find(const Image *image, i64 index, i64 row, i64 column) {
     return image->pixels + index * image->image + row * image->row + column * image->pixel;
 }
 
+/* Affine map and activation of the channels from c. */
+INLINE vec activate(const Task *task, vec v, i64 c) {
+    const vec scale = load(task->scale + c), shift = load(task->shift + c);
+    if (task->affine_first) v = v * scale + shift;
+    v = pick(v > 0, v, v * task->slope);
+    if (!task->affine_first) v = v * scale + shift;
+    return v;
+}
+
 /* Whether a vector from c would reach past the last pixel's channels: there may be nothing. */
 INLINE int is_near_end(const Task *task, const Image *image, i64 row, i64 column, i64 c) {
     const i64 rows = task->out_rows - 1 - row, columns = task->out_columns - 1 - column;
@@ -336,11 +346,7 @@ INLINE void finish(const Task *task, vec v, i64 image, i64 row, i64 column, i64 
                        is_near_end(task, &task->plus, row, column, c) ? own : LANES);
     }
     if (task->bare.pixels) store_some(find(&task->bare, image, row, column) + c, v, count);
-    const vec scale = load(task->scale + c), shift = load(task->shift + c);
-    if (task->affine_first) v = v * scale + shift;
-    v = pick(v > 0, v, v * task->slope);
-    if (!task->affine_first) v = v * scale + shift;
-    store_some(find(&task->out, image, row, column) + c, v, count);
+    store_some(find(&task->out, image, row, column) + c, activate(task, v, c), count);
 }
 
 /* The corner of a tile's outputs that a target has, and how many of them lie in the image. */
@@ -357,17 +363,20 @@ static Corner find_corner(const Task *task, const Target *target, Place place) {
     return corner;
 }
 
+/* A vector has all targets' channels, and so have bias, scale and shift. */
 static void write_packed(const Task *task, const vec tile[TILE][TILE], Place place) {
+    float all[TILE][TILE][LANES];
+    const vec bias = load(task->bias);
+    for (int i = 0; i < TILE; i++)
+        for (int j = 0; j < TILE; j++) store(all[i][j], activate(task, tile[i][j] + bias, 0));
     for (i64 t = 0; t < task->targets; t++) {
         const Corner corner = find_corner(task, task->target + t, place);
+        const i64 row = task->out_step * task->out.row, column = task->out_step * task->out.pixel;
+        float *to = find(&task->out, place.image, corner.row, corner.column);
         for (i64 i = 0; i < corner.rows; i++)
-            for (i64 j = 0; j < corner.columns; j++) {
-                float all[2 * LANES] = {0};
-                store(all, tile[i][j]);
-                finish(task, load(all + t * task->channels), place.image,
-                       corner.row + i * task->out_step, corner.column + j * task->out_step, 0,
-                       task->channels);
-            }
+            for (i64 j = 0; j < corner.columns; j++)
+                for (i64 c = 0; c < task->channels; c++)
+                    to[i * row + j * column + c] = all[i][j][t * task->channels + c];
     }
 }
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
 from stemsplit.backends.native.library import Library, Source, Target, Task
@@ -78,16 +79,18 @@ class NativeConv2d(nn.Module):
         self._rectifies = rectifies
         self._channels_in, self._channels = layer.in_channels, layer.out_channels
         targets = len(geometry.targets)
-        self._is_packed = 1 < targets * self._channels <= library.lanes
+        self._is_packed = targets > 1 and targets * self._channels <= library.lanes
         # Whole vectors are written faster than parts of them: pixels are made that large.
         self._is_padded = self._channels > library.lanes
         kernels = library.pack(self._begin_task(), cut_kernels(layer, geometry))
         self.register_buffer("kernels", kernels)
-        wide = -(-self._channels // library.lanes) * library.lanes
         bias = torch.zeros(self._channels) if layer.bias is None else layer.bias.detach()
-        affine = torch.zeros(3, wide)
-        affine[:, : self._channels] = torch.stack((bias, epilogue.scale, epilogue.shift))
-        self.register_buffer("affine", affine)
+        affine = torch.stack((bias, epilogue.scale, epilogue.shift))
+        if self._is_packed:
+            affine = affine.repeat(1, targets)
+        self.register_buffer(
+            "affine", functional.pad(affine, (0, -affine.shape[1] % library.lanes))
+        )
 
     def forward(
         self, *parts: Tensor, plus: Tensor | None = None, bare: Tensor | None = None
@@ -137,6 +140,8 @@ class NativeConv2d(nn.Module):
             )
         if len(parts) > 1 and len(self._geometry.sources) > 1:
             raise ValueError("a strided convolution reads one part")
+        if self._is_packed and any(image is not None for image in images):
+            raise ValueError("phases of few channels have no image beside them")
         for image in images:
             if image is not None and tuple(image.shape) != tuple(size):
                 raise ValueError(f"an image of {tuple(image.shape)} beside one of {tuple(size)}")
