@@ -125,8 +125,21 @@ class LinearLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
-        result: Tensor = self.activation(self.norm(self.linear(x)))
+        result: Tensor = self.activation(self.norm(self._mix(x)))
         return result
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """Apply the matrix. Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
+        if x.shape[1] == 1 or x.stride(1) != 1:
+            mixed: Tensor = self.linear(x)
+            return mixed
+        # Channels lie side by side, and stay so: to turn the image would take as long as this.
+        frames = x.permute(0, 2, 3, 1).flatten(0, 1)
+        matrix = self.linear.weight.expand(len(frames), -1, -1)
+        columns = torch.bmm(matrix, frames)
+        if self.linear.bias is not None:
+            columns += self.linear.bias[:, None]
+        return columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
 
 
 class TDF(nn.Module):
