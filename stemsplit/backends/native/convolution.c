@@ -216,6 +216,12 @@ static Place find_place(const Task *task, i64 tile) {
     return place;
 }
 
+/* Bring what a tile to come will read into the cache. */
+INLINE void fetch_ahead(const float *from, i64 row_stride, i64 floats) {
+    for (int i = 0; i < SIDE; i++)
+        for (i64 at = 0; at < floats; at += 16) __builtin_prefetch(from + i * row_stride + at);
+}
+
 static void read_tile(const Task *task, const Layout *layout, Place place, float *values,
                       float *patch) {
     float *to[POINTS];
@@ -239,6 +245,7 @@ static void read_tile(const Task *task, const Layout *layout, Place place, float
             copy_patch(task, source, pixels, row, column, patch);
             pixel_stride = fill(source->channels), row_stride = SIDE * pixel_stride, from = patch;
         }
+        if (is_inside) fetch_ahead(from + TILE * pixel_stride * 2, row_stride, TILE * pixel_stride);
         if (task->rectify) transform_input(from, row_stride, pixel_stride, source, 1, to);
         else transform_input(from, row_stride, pixel_stride, source, 0, to);
         for (int p = 0; p < POINTS; p++)
