@@ -46,13 +46,17 @@ def use_native_convolutions(core: nn.Module) -> None:
         core: In evaluation mode, float32, on a processor.
     """
     library = find_library()
-    if library is None:
-        return
-    for module in list(core.modules()):
-        for name, child in module.named_children():
-            replacement = _replace(child, library)
-            if replacement is not None:
-                setattr(module, name, replacement)
+    if library is not None:
+        _replace_children(core, library)
+
+
+def _replace_children(module: nn.Module, library: Library) -> None:
+    for name, child in module.named_children():
+        replacement = _replace(child, library)
+        if replacement is None:
+            _replace_children(child, library)
+        else:
+            setattr(module, name, replacement)
 
 
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:
