@@ -147,7 +147,8 @@ def _turn_images(core: nn.Module) -> None:
     """Replace a network's kernels by copies whose channels are the fastest axis."""
     for module in core.modules():
         for name, kernel in module.named_parameters(recurse=False):
-            if kernel.dim() == 4:
+            # Of one channel there is no faster axis, and torch is slower with another order.
+            if kernel.dim() == 4 and kernel.shape[1] > 1:
                 turned = kernel.detach().clone(memory_format=torch.channels_last)
                 setattr(module, name, nn.Parameter(turned, kernel.requires_grad))
         for name, phase in module.named_buffers(recurse=False):

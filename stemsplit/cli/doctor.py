@@ -73,6 +73,7 @@ def examine() -> Iterator[Finding]:
         ("registry", _check_registry),
         ("downloads", _check_downloads),
         ("torch", _check_torch),
+        ("convolutions", _check_convolutions),
         ("openvino", _check_openvino),
     )
     for name, check in checks:
@@ -217,9 +218,24 @@ def _check_torch() -> Iterator[Finding]:
         yield Finding("mps", "ok", "Apple GPU")
 
 
+def _check_convolutions() -> Iterator[Finding]:
+    from stemsplit.backends.native.library import VARIABLE, find_library
+
+    library = find_library()
+    if library is not None:
+        found = f"our own in C, {library.lanes} numbers at once"
+        yield Finding("convolutions", "ok", found)
+    elif os.environ.get(VARIABLE) == "0":
+        yield Finding("convolutions", "ok", f"torch's, because {VARIABLE} is 0")
+    else:
+        found = "torch's: ours in C were not compiled, or not for this processor; it is slower so"
+        mend = "with a C compiler (gcc, clang) on PATH: pip install --force-reinstall stemsplit."
+        yield Finding("convolutions", "warning", found, mend)
+
+
 def _check_openvino() -> Iterator[Finding]:
     from stemsplit.backends import openvino_core
-    from stemsplit.backends.choice import BACKENDS, VARIABLE
+    from stemsplit.backends.choice import BACKENDS, VARIABLE, has_native_convolutions
 
     chosen = os.environ.get(VARIABLE) or "auto"
     if chosen not in BACKENDS:
@@ -243,6 +259,7 @@ def _check_openvino() -> Iterator[Finding]:
         found = f"{version} does not work: {type(error).__name__}: {said}"
         yield Finding("openvino", "problem", found, mend)
         return
-    chosen = "openvino" if chosen == "auto" else chosen
-    found = f"{version}, in {numbers}; --backend auto takes {chosen} on a processor"
+    if chosen == "auto":
+        chosen = "torch" if has_native_convolutions() else "openvino"
+    found = f"{version}, in {numbers}; --backend auto takes {chosen} for fp32 on a processor"
     yield Finding("openvino", "ok", found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stemsplit.backends import openvino_core
+from stemsplit.backends import choice, openvino_core
 from stemsplit.backends.choice import VARIABLE, find_backend
 from stemsplit.errors import DeviceError, UnknownNameError
 
@@ -23,9 +23,25 @@ def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return bool(request.param)
 
 
-def test_auto_takes_openvino_where_it_is_installed(installed: bool) -> None:
-    expected = "openvino" if installed else "torch"
+@pytest.fixture(params=[True, False])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(choice, "has_native_convolutions", lambda: request.param)
+    return bool(request.param)
+
+
+def test_auto_takes_openvino_where_torch_has_no_convolutions_of_ours(
+    installed: bool, native: bool
+) -> None:
+    expected = "openvino" if installed and not native else "torch"
     assert find_backend("auto", CPU, "fp32", is_kept=True) == expected
+
+
+def test_auto_takes_openvino_for_bf16_where_it_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(openvino_core, "is_installed", lambda: True)
+    monkeypatch.setattr(openvino_core, "computes_in", lambda precision: True)
+    assert find_backend("auto", CPU, "bf16", is_kept=True) == "openvino"
 
 
 def test_auto_takes_torch_where_a_graph_would_be_made_every_time(installed: bool) -> None:

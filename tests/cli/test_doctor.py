@@ -148,3 +148,16 @@ def test_a_check_that_breaks_is_a_finding(
 
     monkeypatch.setattr("stemsplit.audio.find_ffmpeg", explode)
     assert examine(capsys, 1)["ffmpeg"]["found"] == "ZeroDivisionError: the moon"
+
+
+@pytest.mark.parametrize(("variable", "state"), [("0", "ok"), ("", "warning")])
+def test_convolutions_that_are_not_ours(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    state: str,
+) -> None:
+    monkeypatch.setattr("stemsplit.backends.native.library.find_library", lambda: None)
+    monkeypatch.setenv("STEMSPLIT_NATIVE", variable)
+    assert examine(capsys, 0)["convolutions"]["state"] == state
