@@ -139,7 +139,8 @@ class LinearLayer(nn.Module):
         columns = torch.bmm(matrix, frames)
         if self.linear.bias is not None:
             columns += self.linear.bias[:, None]
-        return columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
+        turned: Tensor = columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
+        return turned
 
 
 class TDF(nn.Module):
