@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 PadMode = Literal["reflect", "constant"]
+BLOCK_FRAMES = 32
+"""How many frames are transformed back at a time."""
 
 
 def hann_window(n_fft: int, like: Tensor) -> Tensor:
@@ -70,23 +72,33 @@ def istft(spectrum: Tensor, hop_length: int, samples: int) -> Tensor:
     """
     n_fft = 2 * (spectrum.shape[-2] - 1)
     window = hann_window(n_fft, spectrum)
-    frames = torch.fft.irfft(spectrum.transpose(-2, -1), n_fft)
-    frames *= window
-    # Overlap-add by whole hops is a few sums of arrays; torch.istft takes about twice as long.
-    signal = _overlap_add(frames, hop_length)
-    weight = _overlap_add(window.square().expand(frames.shape[-2], -1), hop_length)
+    count = spectrum.shape[-1]
+    hops = -(-n_fft // hop_length)
+    total = window.new_zeros(*spectrum.shape[:-2], count + hops - 1, hop_length)
+    # A few frames at a time stay in a processor's cache, and all of them are never there at once.
+    # For gradients that would be more steps back, each of which copies the whole.
+    block = count if spectrum.requires_grad else BLOCK_FRAMES
+    for start in range(0, count, block):
+        some = spectrum[..., start : start + block]
+        frames = torch.fft.irfft(some.transpose(-2, -1), n_fft)
+        frames *= window
+        _overlap_add(frames, total[..., start : start + some.shape[-1] + hops - 1, :])
+    weight = window.new_zeros(count + hops - 1, hop_length)
+    _overlap_add(window.square().expand(count, -1), weight)
     heard = slice(n_fft // 2, n_fft // 2 + samples)
-    signal = signal[..., heard] / weight[heard]
+    signal = total.flatten(-2)[..., heard] / weight.flatten()[heard]
     return functional.pad(signal, (0, samples - signal.shape[-1]))
 
 
-def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
-    """Sum overlapping frames. Shape: (..., N, n) -> (..., (N + ceil(n / hop) - 1) * hop)."""
-    count = frames.shape[-2]
-    frames = functional.pad(frames, (0, -frames.shape[-1] % hop_length))
-    parts = frames.unflatten(-1, (-1, hop_length))
-    hops = parts.shape[-2]
-    total = frames.new_zeros(*frames.shape[:-2], count + hops - 1, hop_length)
-    for index in range(hops):
-        total[..., index : index + count, :] += parts[..., index, :]
-    return total.flatten(-2)
+def _overlap_add(frames: Tensor, total: Tensor) -> None:
+    """Add overlapping frames to what is there.
+
+    A few sums of arrays, hop by hop: torch.istft takes about twice as long.
+
+    Args:
+        frames: Shape (..., N, n).
+        total: Changed. Shape (..., N + ceil(n / hop) - 1, hop).
+    """
+    count, hop_length = frames.shape[-2], total.shape[-1]
+    for index, part in enumerate(frames.split(hop_length, dim=-1)):
+        total[..., index : index + count, : part.shape[-1]] += part
