@@ -15,7 +15,9 @@
 
    Pixels lie one after the other in memory, each with all of its channels: a vector holds LANES
    channels of one pixel. Vectors are GCC's and Clang's own extension of C; nothing here names a
-   processor. Numbers are float32; sizes, strides and offsets count floats. */
+   processor. Numbers are float32; sizes, strides and offsets count floats.
+
+   One file, though a long one: its functions are fast because they become one another's. */
 
 #include <stdint.h>
 #include <string.h>

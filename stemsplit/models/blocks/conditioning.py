@@ -20,7 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer
+from stemsplit.models.blocks.intermediate import (
+    TDF,
+    DenseConv,
+    LinearLayer,
+    has_channels_last,
+)
 
 
 class Condition(NamedTuple):
@@ -93,17 +98,32 @@ class LaSAFT(nn.Module):
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
         attention = self.attention(condition.query)
-        # The latent source runs fastest.
-        values = self.tdf(x).unflatten(-1, (-1, attention.shape[1]))
-        size = values.shape[1:-1]
-        values = values.flatten(1, -2).transpose(1, 2).unflatten(0, (condition.songs, -1))
-        # Weights first: each stem's sums come out side by side, as the next layer reads them.
-        if values.shape[1] == 1:
-            mixed = attention @ values.squeeze(1)
-        else:
-            mixed = (attention.unsqueeze(1) @ values).squeeze(2)
-        result: Tensor = mixed.flatten(0, 1).unflatten(1, size)
-        return result
+        latents = attention.shape[1]
+        values = self.tdf(x, latents).unflatten(-1, (latents, -1))
+        if not has_channels_last(values):
+            return _weigh(attention, values, condition.songs)
+        rows = values.permute(0, 2, 3, 4, 1).flatten(3)
+        spectra = _weigh(attention, rows, condition.songs).unflatten(2, (-1, x.shape[1]))
+        turned: Tensor = spectra.permute(0, 3, 1, 2)
+        return turned
+
+
+def _weigh(attention: Tensor, rows: Tensor, songs: int) -> Tensor:
+    """Sum the latent sources' rows by each stem's attention.
+
+    Args:
+        attention: Shape (S, L).
+        rows: Long ones, as they lie in memory. Shape (B or B * S, ..., L, n).
+        songs: B.
+
+    Returns:
+        Shape (B * S, ..., n).
+    """
+    rows = rows.unflatten(0, (songs, -1))
+    if rows.shape[1] == 1:
+        return (attention @ rows.squeeze(1)).movedim(-2, 1).flatten(0, 1)
+    own = attention.view(len(attention), *[1] * (rows.dim() - 3), -1)
+    return (own @ rows).squeeze(-2).flatten(0, 1)
 
 
 class LightSAFT(nn.Module):
@@ -123,9 +143,7 @@ class LightSAFT(nn.Module):
         attention = self.attention(condition.query)
         # The latent source runs slowest.
         values = self.squeeze(x).unflatten(-1, (attention.shape[1], -1))
-        values = values.unflatten(0, (condition.songs, -1))
-        mixed = attention[:, None, None, None, :] @ values
-        result: Tensor = self.expand(mixed.squeeze(-2).flatten(0, 1))
+        result: Tensor = self.expand(_weigh(attention, values, condition.songs))
         return result
 
 

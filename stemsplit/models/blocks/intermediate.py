@@ -17,9 +17,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, behind
+
+CACHED_WEIGHTS = 1 << 19
+"""So large a matrix stays in a processor's cache while it is applied to frame after frame."""
 
 # In place where the gradient can do without the input: each follows a layer's own output.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -123,24 +127,41 @@ class LinearLayer(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
         self.activation = build_activation(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
-        result: Tensor = self.activation(self.norm(self._mix(x)))
+    def forward(self, x: Tensor, latents: int = 1) -> Tensor:
+        """Mix frequencies.
+
+        Args:
+            x: Shape (B, C, N, F_in).
+            latents: How many spectra come out. In the matrix they run fastest, bin by bin; they
+                come out one behind the other.
+
+        Returns:
+            Shape (B, C, N, F_out).
+        """
+        weight, bias = self.linear.weight, self.linear.bias
+        if latents > 1:
+            weight = weight.unflatten(0, (-1, latents)).transpose(0, 1).flatten(0, 1)
+            bias = None if bias is None else bias.unflatten(0, (-1, latents)).T.flatten()
+        result: Tensor = self.activation(self.norm(_mix(x, weight, bias)))
         return result
 
-    def _mix(self, x: Tensor) -> Tensor:
-        """Apply the matrix. Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
-        if x.shape[1] == 1 or x.stride(1) != 1:
-            mixed: Tensor = self.linear(x)
-            return mixed
-        # Channels lie side by side, and stay so: to turn the image would take as long as this.
-        frames = x.permute(0, 2, 3, 1).flatten(0, 1)
-        matrix = self.linear.weight.expand(len(frames), -1, -1)
-        columns = torch.bmm(matrix, frames)
-        if self.linear.bias is not None:
-            columns += self.linear.bias[:, None]
-        turned: Tensor = columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
-        return turned
+
+def has_channels_last(image: Tensor) -> bool:
+    """Tell whether a pixel's channels lie side by side in memory. Shape: (B, C, ...)."""
+    return image.shape[1] > 1 and image.stride(1) == 1
+
+
+def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a matrix to the bins. Shape: (B, C, N, F_in), (F_out, F_in) -> (B, C, N, F_out)."""
+    if not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
+        return functional.linear(x, weight, bias)
+    # Channels stay side by side: to turn the image would take as long as this.
+    frames = x.permute(0, 2, 3, 1).flatten(0, 1)
+    columns = torch.bmm(weight.expand(len(frames), -1, -1), frames)
+    if bias is not None:
+        columns += bias[:, None]
+    mixed: Tensor = columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
+    return mixed
 
 
 class TDF(nn.Module):
@@ -180,9 +201,12 @@ class TDF(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
-        result: Tensor = self.layers(x)
+    def forward(self, x: Tensor, latents: int = 1) -> Tensor:
+        """Shape: (B, C, N, F_in) -> (B, C, N, F_out). `latents`: see `LinearLayer`."""
+        *first, last = self.layers
+        for layer in first:
+            x = layer(x)
+        result: Tensor = last(x, latents)
         return result
 
 
