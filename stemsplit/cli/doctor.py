@@ -229,7 +229,8 @@ def _check_convolutions() -> Iterator[Finding]:
         yield Finding("convolutions", "ok", f"torch's, because {VARIABLE} is 0")
     else:
         found = "torch's: ours in C were not compiled, or not for this processor; it is slower so"
-        mend = "with a C compiler (gcc, clang) on PATH: pip install --force-reinstall stemsplit."
+        again = "pip install --force-reinstall --no-deps --no-binary stemsplit stemsplit"
+        mend = f"with a C compiler (gcc, clang) on PATH: {again}"
         yield Finding("convolutions", "warning", found, mend)
 
 
