@@ -2,7 +2,7 @@
 
     TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python tools/goldens/bsrnn.py CHECKOUT tests/goldens
 
-CHECKOUT is a clone of github.com/amanteur/BandSplitRNN-PyTorch. It needs torch, torchaudio,
+CHECKOUT is a clone of github.com/amanteur/BandSplitRNN-PyTorch. It needs stemsplit, torchaudio,
 omegaconf, hydra-core, pytorch-lightning and tqdm; the goldens were made with torch 2.13,
 torchaudio 2.11, omegaconf 2.3.0, hydra-core 1.3 and pytorch-lightning 2.6. The weights are random,
 of a small size, and saved by the original's own means: as state dicts, and by its training with the
@@ -23,6 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from saved_weights import read_saved
+
+from stemsplit.weights.keymaps.bsrnn import build_averaged_keymap
 
 N_FFT, HOP, FRAMES = 16, 4, 25
 # 25 frames are 96 samples; windows begin every 17 of them: 5.6 at any place, as published.
@@ -141,11 +144,11 @@ def train(checkout: Path, weights: dict[str, Any], folder: Path) -> Path:
 
 def average(path: Path, net: torch.nn.Module, folder: Path) -> Path:
     """Write the averaged weights of a checkpoint as a state dict: in the order of parameters."""
-    saved = torch.load(path, weights_only=False)  # our own file, just made; has a DictConfig
-    averaged = saved["optimizer_states"][0]["ema"]
+    averaged = read_saved(path, build_averaged_keymap("vocals").inert, "optimizer_states.0.ema.")
     with torch.no_grad():
-        for parameter, value in zip(net.parameters(), averaged, strict=True):
-            parameter.copy_(value)
+        for index, parameter in enumerate(net.parameters()):
+            parameter.copy_(torch.from_numpy(averaged.pop(str(index))))
+    assert not averaged, "as many averages as parameters"
     torch.save(net.state_dict(), folder / "averaged.pt")
     return folder / "averaged.pt"
 

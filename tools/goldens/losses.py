@@ -7,9 +7,10 @@
     python tools/goldens/losses.py d3net CHECKOUT tests/goldens
 
 CHECKOUT is what unet.py, lasaft.py, bsrnn.py, x_umx.py and d3net.py beside this file take, and what
-they need is needed here. The weights are those that these have recorded: tests/goldens has to hold
-them already. The originals' own loss code runs on their own networks in training, dropout off; of
-the gradient, the norm over all parameters and the ten largest of single ones are kept.
+they need is needed here, and stemsplit. The weights are those that these have recorded:
+tests/goldens has to hold them already. The originals' own loss code runs on their own networks in
+training, dropout off; of the gradient, the norm over all parameters and the ten largest of single
+ones are kept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from saved_weights import read_saved
+
+from stemsplit.weights.keymaps import lasaft as lasaft_keymap
+from stemsplit.weights.keymaps import unet as unet_keymap
 
 BATCH = 2
 LARGEST = 10
@@ -77,6 +82,13 @@ def still(net: Any) -> Any:
     return net
 
 
+def read_state(path: Path, inert: frozenset[str]) -> dict[str, Any]:
+    """Return a checkpoint's tensors for the original's own network."""
+    torch = importlib.import_module("torch")
+    saved = read_saved(path, inert, "state_dict.")
+    return {name: torch.from_numpy(array) for name, array in saved.items()}
+
+
 def record_unet(checkout: Path, folder: Path) -> Arrays:
     """The five networks of the present code, each with its spectrogram's squared error."""
     torch, unet = importlib.import_module("torch"), load_tool("unet")
@@ -91,8 +103,7 @@ def record_unet(checkout: Path, folder: Path) -> Arrays:
         settings = {**unet.COMMON, **unet.CASES[name]}
         model = getattr(module, f"{name.upper()}_NET_Framework")(**settings)
         path = folder / f"unet_{name}.ckpt"
-        saved = torch.load(path, weights_only=False)  # our unet.py made it; has AttributeDict
-        model.load_state_dict(saved["state_dict"])
+        model.load_state_dict(read_state(path, unet_keymap.LIGHTNING_INERT))
         model.stft.freeze()
         still(model)
         loss = losses.get_loss("spec_mse", None, None)(model, mixture, target)
@@ -112,14 +123,14 @@ def record_lasaft(checkout: Path, folder: Path) -> Arrays:
     mixture = stems.sum(1).repeat_interleave(count, dim=0).transpose(1, 2)
     target = stems.flatten(0, 1).transpose(1, 2)
     conditions = torch.arange(count).repeat(BATCH)
+    inert = lasaft_keymap.build_keymap(lasaft.STEMS).inert
     for name in lasaft.CASES:
         module = importlib.import_module(f"{package}.cunet.models.dcun_tfc_{name}")
         spelled = "_".join(lasaft.SPELLED.get(part, part.upper()) for part in name.split("_"))
         settings = {**lasaft.COMMON, **lasaft.CASES[name]}
         model = getattr(module, f"DCUN_TFC_{spelled}_Framework")(**settings)
         path = folder / f"lasaft_{name}.ckpt"
-        saved = torch.load(path, weights_only=False)  # our lasaft.py made it; has losses
-        model.load_state_dict(saved["state_dict"])
+        model.load_state_dict(read_state(path, inert))
         still(model)
         measure = losses.get_conditional_loss("spec_mse", None, None)
         arrays |= prefix(
