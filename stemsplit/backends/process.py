@@ -6,17 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
-_LOOK_EVERY_S = 0.25
-_SETTLING_S = 2.0
-_NEEDS = 8
-_SLACK = 1.03
+_TRIM_EVERY_S = 2.0
 
 
 def let_idle_threads_sleep() -> None:
@@ -37,8 +33,8 @@ def keep_freed_memory() -> bool:
     glibc gets every large array from the kernel and gives it back when it is freed; the kernel
     zeroes the pages of the next one. A separator frees and allocates the same arrays for every
     chunk: with this, the work around a Spleeter network takes about a third of the time. All
-    threads share one heap, since only the first can keep large arrays. What no array fills again,
-    holes that are too small, goes back to the kernel from time to time: over hours they add up.
+    threads share one heap, since only the first can keep large arrays. Every other second what is
+    free goes back to the kernel after all: holes that no array fills again add up over hours.
 
     Returns:
         Whether there was a glibc to tell.
@@ -61,27 +57,7 @@ def keep_freed_memory() -> bool:
 
 
 def _give_back_holes(trim: Callable[[int], object]) -> None:
-    """Give the kernel what is free whenever the process has grown beyond its need.
-
-    What it needs is what it grows to in the seconds after the holes went back: the least of the
-    last few times, since a need that followed every growth would grow with it over hours.
-    """
-    needs: deque[int] = deque(maxlen=_NEEDS)
-    need = 0
-    settled_s = time.monotonic() + _SETTLING_S
+    """Give the kernel, for ever, what is free between the arrays that are there."""
     while True:
-        time.sleep(_LOOK_EVERY_S)
-        pages = _count_pages()
-        if time.monotonic() < settled_s:
-            need = max(need, pages)
-        elif pages > _SLACK * min((need, *needs)):
-            trim(0)
-            needs.append(need)
-            need = 0
-            settled_s = time.monotonic() + _SETTLING_S
-
-
-def _count_pages() -> int:
-    """Return how many pages of memory this process has."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1])
+        time.sleep(_TRIM_EVERY_S)
+        trim(0)

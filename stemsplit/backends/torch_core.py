@@ -13,6 +13,7 @@ from stemsplit.backends.filled import fill_vectors
 from stemsplit.backends.folding import fold_norms
 from stemsplit.backends.native.fusing import use_native_convolutions
 from stemsplit.backends.phases import split_phases
+from stemsplit.dsp.memory import new_empty
 from stemsplit.errors import DeviceError, UnknownNameError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -157,4 +158,7 @@ def _turn_images(core: nn.Module) -> None:
 
 
 def _to_channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+    if tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    turned = tensor.permute(0, 2, 3, 1)
+    return new_empty(tensor, turned.shape).copy_(turned).permute(0, 3, 1, 2)

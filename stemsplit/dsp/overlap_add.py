@@ -39,6 +39,11 @@ class SampleQueue:
         self._pieces: deque[Tensor] = deque()
         self.length = 0
 
+    @property
+    def head(self) -> int:
+        """How many samples can be taken without a copy: those of the first piece."""
+        return self._pieces[0].shape[-1] if self._pieces else 0
+
     def push(self, piece: Tensor) -> None:
         """Put samples behind those that are there."""
         if piece.shape[-1]:
@@ -158,7 +163,7 @@ class Joiner:
         self._tail: Tensor | None = None
         self._end = 0
 
-    def add(self, start: int, piece: Tensor) -> Tensor:
+    def add(self, start: int, piece: Tensor) -> list[Tensor]:
         """Add a chunk's result and return what no later chunk will change.
 
         Args:
@@ -166,19 +171,26 @@ class Joiner:
             piece: Shape (..., n).
 
         Returns:
-            Shape (..., m), m from 0 upwards, following what was returned before.
+            Pieces of any length, one behind the other, following what was returned before. Shape of
+            each: (..., m).
         """
+        pieces = [piece]
         if self._tail is not None:
             overlap = self._tail.shape[-1]
             piece = piece[..., self._end - overlap - start :]
-            ramp = self._ramp[:overlap]
-            joint = torch.lerp(self._tail, piece[..., :overlap], ramp)
-            piece = torch.cat((joint, piece[..., overlap:]), dim=-1)
+            joint = torch.lerp(self._tail, piece[..., :overlap], self._ramp[:overlap])
+            pieces = [joint, piece[..., overlap:]]
             start = self._end - overlap
         self._end = start + piece.shape[-1]
-        done = max(0, piece.shape[-1] - self._overlap)
-        self._tail = piece[..., done:]
-        return piece[..., :done]
+        queue = SampleQueue()
+        for part in pieces:
+            queue.push(part)
+        done = []
+        while (count := min(queue.head, queue.length - self._overlap)) > 0:
+            done.append(queue.pop(count))
+        # A copy: a view would keep all of the chunk until the next one.
+        self._tail = queue.pop(queue.length).clone() if queue.length else piece[..., :0]
+        return done
 
     def flush(self) -> Tensor | None:
         """Return the rest, once, at the end; None when nothing was ever added."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
-from stemsplit.dsp.stft import hann_window, istft, stft
+from stemsplit.dsp.stft import Resynthesis, hann_window, stft
 from stemsplit.models.base import (
     ChunkPlan,
     Encoded,
@@ -368,10 +368,10 @@ class BandSplitRNN(SpectralModel):
         parts = []
         # A song's windows hold it five times over: only a few are there in all forms at once.
         for part, spectrum in zip(stems.split(BATCH), carry.spectrum.split(BATCH), strict=True):
-            estimates = self.estimate((part,), spectrum)
-            if refine is not None:
-                estimates = refine(estimates, spectrum)
-            parts.append(istft(estimates, self.hop_length, self.config.samples))
+            resynthesis = Resynthesis(self.hop_length, spectrum.shape[-1])
+            for estimates in self.estimate_in_turn((part,), spectrum, refine):
+                resynthesis.add(estimates)
+            parts.append(resynthesis.finish(self.config.samples))
         windows = torch.cat(parts).unflatten(0, (carry.batch, -1))
         return self._join(windows)[..., carry.heard]
 

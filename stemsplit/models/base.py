@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from stemsplit.dsp.stft import PadMode, istft, stft
+from stemsplit.dsp.stft import PadMode, Resynthesis, split_frames, stft
 from stemsplit.dsp.wiener import Wiener
 from stemsplit.errors import CheckpointError, UnknownNameError
 
@@ -292,12 +292,14 @@ class SpectralModel(StemModel):
         hop_length: Distance between frames, in samples.
         pad_mode: What is put before the first and behind the last sample.
         original_wiener: The constants of the authors' own Wiener filter, for the original framing.
+        frame_axis: Where the frames are in the core's outputs.
     """
 
     n_fft: int
     hop_length: int
     pad_mode: PadMode = "reflect"
     original_wiener: Wiener = Wiener(window_frames=300)
+    frame_axis: int = -1
 
     @abstractmethod
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
@@ -309,7 +311,9 @@ class SpectralModel(StemModel):
 
     @abstractmethod
     def estimate(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
-        """Turn the core's outputs into complex spectrograms of `self.stems`.
+        """Turn the core's outputs into complex spectrograms of `self.stems`, frame by frame.
+
+        No frame's estimate depends on another's outputs: any run of frames can be asked for.
 
         Args:
             outputs: As the core gave them.
@@ -340,12 +344,44 @@ class SpectralModel(StemModel):
         self, outputs: tuple[Tensor, ...], carry: Spectrum, refine: Refine | None = None
     ) -> Tensor:
         """Estimate, refine where asked to, and transform back. See `StemModel.decode`."""
-        estimates = self.estimate(outputs, carry.mixture)
+        resynthesis = Resynthesis(self.hop_length, carry.mixture.shape[-1])
+        for estimates in self.estimate_in_turn(outputs, carry.mixture, refine):
+            resynthesis.add(estimates)
+        return resynthesis.finish(carry.samples)
+
+    def estimate_in_turn(
+        self, outputs: tuple[Tensor, ...], mixture: Tensor, refine: Refine | None
+    ) -> Iterator[Tensor]:
+        """Yield the stems' spectrograms a few frames at a time: all are the largest of all arrays.
+
+        Args:
+            outputs: As the core gave them.
+            mixture: Complex. Shape (B, C, F, N).
+            refine: A post-filter, which needs them all.
+
+        Yields:
+            Shape (B, S, C, F, n), N frames altogether.
+        """
         if refine is not None:
-            estimates = refine(estimates, carry.mixture)
-        # Stem by stem: the frames of all are the largest array that a chunk needs.
-        stems = [istft(stem, self.hop_length, carry.samples) for stem in estimates.unbind(1)]
-        return torch.stack(stems, dim=1)
+            yield refine(self.estimate(outputs, mixture), mixture)
+            return
+        for some, part in self.split_outputs(outputs, mixture):
+            yield self.estimate(some, part)
+
+    def split_outputs(
+        self, outputs: tuple[Tensor, ...], mixture: Tensor
+    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Yield what `estimate` is to take at a time: the core's outputs, and their mixture.
+
+        Args:
+            outputs: As the core gave them.
+            mixture: Complex. Shape (B, C, F, N).
+        """
+        signals = len(self.stems) * mixture.shape[:2].numel()
+        for frames in split_frames(mixture.shape[-1], signals, outputs[0]):
+            count = frames.stop - frames.start
+            some = tuple(one.narrow(self.frame_axis, frames.start, count) for one in outputs)
+            yield some, mixture[..., frames]
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)

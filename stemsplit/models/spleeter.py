@@ -7,7 +7,7 @@ separation with deep U-Net convolutional networks, ISMIR 2017, made wider.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -179,10 +179,10 @@ class SpleeterCore(nn.Module):
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Shape: (B, C, N, F) -> (B, S, C, N, F)."""
-        nets = [net(magnitude).contiguous() for net in self.nets.values()]
-        logits = torch.stack(nets, dim=1)
-        gains = logits.softmax(dim=1) if self.head == "softmax" else logits.sigmoid()
-        return gains * magnitude.contiguous().unsqueeze(1)
+        nets = [net(magnitude) for net in self.nets.values()]
+        if self.head == "softmax":
+            return torch.stack(nets, dim=1).softmax(dim=1) * magnitude.unsqueeze(1)
+        return torch.stack([logits.sigmoid() * magnitude for logits in nets], dim=1)
 
 
 class Spleeter(SpectralModel):
@@ -197,6 +197,7 @@ class Spleeter(SpectralModel):
     n_fft = 4096
     hop_length = 1024
     pad_mode = "constant"
+    frame_axis = -2
 
     def __init__(self, config: SpleeterConfig) -> None:
         super().__init__(config)
@@ -222,9 +223,19 @@ class Spleeter(SpectralModel):
         channels, frames = mixture.shape[1], mixture.shape[3]
         wide = self.config.segment_frames
         magnitude = mixture[:, :, :BAND_BINS].abs().transpose(2, 3)
-        magnitude = functional.pad(magnitude, (0, 0, 0, -frames % wide))
+        if missing := -frames % wide:
+            magnitude = functional.pad(magnitude, (0, 0, 0, missing))
         segments = magnitude.unflatten(2, (-1, wide)).transpose(1, 2)
         return (segments.reshape(-1, channels, wide, BAND_BINS),)
+
+    def split_outputs(
+        self, outputs: tuple[Tensor, ...], mixture: Tensor
+    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Yield a few frames of one segment at a time. See `SpectralModel.split_outputs`."""
+        segments = outputs[0].unflatten(0, (mixture.shape[0], -1)).unbind(1)
+        parts = mixture.split(self.config.segment_frames, dim=-1)
+        for segment, part in zip(segments, parts, strict=True):
+            yield from super().split_outputs((segment,), part)
 
     def estimate(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
         """Mask the mixture by each stem's share of the squared magnitudes.
@@ -233,7 +244,8 @@ class Spleeter(SpectralModel):
         """
         batch, _, bins, frames = mixture.shape
         (magnitudes,) = outputs
-        power = magnitudes.square()
+        # The networks' channels lie side by side in memory; frames are what is transformed.
+        power = magnitudes.contiguous().square()
         total = power.sum(dim=1, keepdim=True).add_(MASK_EPS)
         wanted = power if self.stems == self.config.stems else power[:, self.stem_indices]
         masks = (wanted + MASK_EPS / len(self.config.stems)).div_(total)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
-from stemsplit.dsp.stft import istft, stft
+from stemsplit.dsp.stft import Resynthesis, stft
 from stemsplit.models.base import (
     ChunkPlan,
     Encoded,
@@ -140,6 +140,7 @@ class SpectrogramUNet(SpectralModel):
     Config = SpectrogramUNetConfig
     config: SpectrogramUNetConfig
     pieces: Pieces
+    frame_axis = -2
 
     def __init__(
         self, config: SpectrogramUNetConfig, edge_frames: int, ramp_frames: int, density: int = 1
@@ -191,14 +192,14 @@ class SpectrogramUNet(SpectralModel):
         self, outputs: tuple[Tensor, ...], carry: Spectrum, refine: Refine | None = None
     ) -> Tensor:
         """Estimate, transform back and join the pieces. See `StemModel.decode`."""
-        estimates = self.estimate(outputs, carry.mixture)
-        if refine is not None:
-            estimates = refine(estimates, carry.mixture)
-        if self._is_chunk(carry.samples):
-            return istft(estimates, self.chunk_hop, carry.samples)
-        estimates = functional.pad(estimates, (self.outer_frames, self.outer_frames))
-        pieces = istft(estimates, self.hop_length, self.pieces.window)
-        return self.pieces.join(pieces, carry.samples)
+        is_chunk = self._is_chunk(carry.samples)
+        hop, outer = (self.chunk_hop, 0) if is_chunk else (self.hop_length, self.outer_frames)
+        resynthesis = Resynthesis(hop, carry.mixture.shape[-1], outer)
+        for estimates in self.estimate_in_turn(outputs, carry.mixture, refine):
+            resynthesis.add(estimates)
+        if is_chunk:
+            return resynthesis.finish(carry.samples)
+        return self.pieces.join(resynthesis.finish(self.pieces.window), carry.samples)
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
         """Lay the spectrogram out in planes. Shape: (B, C, F, N) -> (B, P, N, F)."""

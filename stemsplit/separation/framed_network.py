@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ class FramedNetwork:
         device: torch.device,
         backend: str,
         precision: str,
-        decoding: threading.Lock,
+        filtering: threading.Lock,
         on_graph: Callable[[], None] = lambda: None,
     ) -> None:
         """Settle framing and post-filter.
@@ -49,7 +50,7 @@ class FramedNetwork:
             device: Where to run.
             backend: "torch" or "openvino".
             precision: "fp32", "bf16" or "fp16".
-            decoding: Held while stems are made from what the network gave.
+            filtering: Held while a post-filter runs.
             on_graph: Called before a backend makes a graph of the network, if it has to.
 
         Raises:
@@ -66,7 +67,7 @@ class FramedNetwork:
         self._kept = [model.stems.index(stem) for stem in mine]
         self._device = device
         self._precision = precision
-        self._decoding = decoding
+        self._filtering = filtering
         self.framing = plan_framing(model.chunk, model.sample_rate, options)
         is_whole = self.framing.chunk_samples is None
         self._core = make_core(
@@ -95,13 +96,14 @@ class FramedNetwork:
         samples = chunk.shape[-1]
         if self._model.chunk.fixed and self.framing.chunk_samples is not None:
             # Silence behind a song that is shorter than the network looks at.
-            short = max(0, self.framing.chunk_samples - samples)
-            chunk = functional.pad(chunk, (0, short))
+            short = self.framing.chunk_samples - samples
+            chunk = functional.pad(chunk, (0, short)) if short > 0 else chunk
         songs = chunk.unsqueeze(1 if self._model.channels == 1 else 0)
         encoded = self._model.encode(songs.to(self._device))
         outputs = self._core(encoded.inputs)
-        # One chunk at a time: spectrograms of all stems are the largest of all arrays.
-        with self._decoding:
+        # A filter needs the whole spectrograms of all stems, the largest of all arrays: one chunk
+        # at a time.
+        with self._filtering if self._refine else contextlib.nullcontext():
             stems = self._model.decode(outputs, encoded.carry, self._refine)[..., :samples]
         stems = stems.transpose(0, 1).flatten(1, 2)
         if self._kept != list(range(stems.shape[0])):

@@ -40,7 +40,8 @@ class Lane:
 
     def add(self, chunk: Chunk, stems: Tensor) -> None:
         """Join a chunk's stems, shape (S, C, n), to those before it."""
-        self._push(self._joiner.add(chunk.start, stems))
+        for piece in self._joiner.add(chunk.start, stems):
+            self._push(piece)
 
     def flush(self) -> None:
         """Hand over what waited for a next chunk, at the end."""
@@ -108,14 +109,12 @@ class Lanes:
             yield from self._take()
 
     def _take(self) -> Iterator[Tensor]:
-        count = min(lane.ready.length for lane in self._lanes)
-        if not count:
-            return
-        pieces = [lane.ready.pop(count) for lane in self._lanes]
-        if len(pieces) == 1:
-            yield pieces[0]
-            return
-        average = torch.zeros(self._stems, *pieces[0].shape[1:])
-        for lane, piece in zip(self._lanes, pieces, strict=True):
-            average.index_add_(0, lane.network.places, lane.shares * piece)
-        yield average
+        while count := min(lane.ready.head for lane in self._lanes):
+            pieces = [lane.ready.pop(count) for lane in self._lanes]
+            if len(pieces) == 1:
+                yield pieces[0]
+                continue
+            average = torch.zeros(self._stems, *pieces[0].shape[1:])
+            for lane, piece in zip(self._lanes, pieces, strict=True):
+                average.index_add_(0, lane.network.places, lane.shares * piece)
+            yield average

@@ -119,7 +119,7 @@ class Separator:
     def _build_networks(
         self, members: Sequence[Member], on_graph: Callable[[], None]
     ) -> list[FramedNetwork]:
-        decoding = threading.Lock()
+        filtering = threading.Lock()
         return [
             FramedNetwork(
                 member,
@@ -128,7 +128,7 @@ class Separator:
                 self.device,
                 self.backend,
                 self.precision,
-                decoding,
+                filtering,
                 on_graph,
             )
             for member in members
@@ -287,7 +287,7 @@ class Separator:
                 heard = torch.from_numpy(inward.feed(block))
                 for piece in lanes.feed(_with_channels(heard, channels)):
                     to_source_rate(piece)
-                if count := min(ready.length, mixture.length):
+                while count := min(ready.head, mixture.head):
                     yield self._finish(ready.pop(count), mixture.pop(count))
             heard = torch.from_numpy(inward.flush())
             for piece in (*lanes.feed(_with_channels(heard, channels)), *lanes.flush()):
@@ -296,8 +296,7 @@ class Separator:
         if missing := max(0, mixture.length - ready.length):
             # Two conversions of the rate may end a sample early; the stems never do.
             ready.push(torch.zeros(stems, channels, missing))
-        if mixture.length:
-            count = mixture.length
+        while count := min(ready.head, mixture.head):
             yield self._finish(ready.pop(count), mixture.pop(count))
 
     def _finish(self, stems: Tensor, mixture: Tensor) -> Tensor:
@@ -311,16 +310,15 @@ class Separator:
         if plan.names == plan.of_model:
             return stems
         places = {stem: place for place, stem in enumerate(plan.of_model)}
-        outputs = []
-        for name, mix in plan.mixes.items():
+        outputs = stems.new_empty(len(plan.mixes), *stems.shape[1:])
+        for output, (name, mix) in zip(outputs, plan.mixes.items(), strict=True):
             if name in places:
-                outputs.append(stems[places[name]])
+                output.copy_(stems[places[name]])
                 continue
-            signs = torch.zeros(len(stems), 1, 1)
+            torch.mul(mixture, mix.mixture, out=output)
             for stem, sign in mix.stems.items():
-                signs[places[stem]] = sign
-            outputs.append((signs * stems).sum(dim=0) + mix.mixture * mixture)
-        return torch.stack(outputs)
+                output.add_(stems[places[stem]], alpha=sign)
+        return outputs
 
     def _make_lanes(self) -> Lanes:
         """Return what takes one song through every network, once or at several places of chunks."""

@@ -18,7 +18,7 @@ def feed(chunker: Chunker, song: Tensor, block: int) -> list[Chunk]:
 
 def join(chunks: list[Chunk], overlap: int, edge: int) -> Tensor:
     joiner = Joiner(overlap, edge)
-    pieces = [joiner.add(chunk.start, chunk.samples) for chunk in chunks]
+    pieces = [piece for chunk in chunks for piece in joiner.add(chunk.start, chunk.samples)]
     rest = joiner.flush()
     assert rest is not None
     return torch.cat([*pieces, rest], dim=-1)
@@ -101,10 +101,10 @@ def test_queue_gives_what_it_was_given() -> None:
     for piece in song.split(7, dim=-1):
         queue.push(piece)
     queue.push(song[:, :0])
-    assert queue.length == 100
+    assert (queue.length, queue.head) == (100, 7)
     got = torch.cat([queue.pop(count) for count in (1, 6, 7, 50, 36)], dim=-1)
     assert torch.equal(got, song)
-    assert queue.length == 0
+    assert (queue.length, queue.head) == (0, 0)
 
 
 def test_fades_add_up_to_one() -> None:

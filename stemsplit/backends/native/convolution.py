@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
 from stemsplit.backends.native.library import Library, Source, Target, Task
+from stemsplit.dsp.memory import new_empty
 
 TILE = 4
 BLOCK_FLOATS = 128 * 1024
@@ -124,7 +125,7 @@ class NativeConv2d(nn.Module):
         if self._is_padded:
             wide += -wide % self._library.lanes
         rows, columns = self._find_size(x.shape[2], x.shape[3])
-        pixels = x.new_empty(x.shape[0], rows, columns, wide)
+        pixels = new_empty(x, (x.shape[0], rows, columns, wide))
         return pixels[..., : self._channels].permute(0, 3, 1, 2)
 
     def _check(self, parts: Sequence[Tensor], size: Sequence[int], *images: Tensor | None) -> None:

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+import torch
+
+from stemsplit.dsp import memory
+from stemsplit.dsp.memory import Blocks, new_empty
+
+SIZE = memory.FEWEST_BYTES // 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_it_is_an_empty_tensor_like_any_other(dtype: torch.dtype) -> None:
+    like = torch.zeros(1)
+    large = new_empty(like, (2, SIZE), dtype)
+    assert (large.shape, large.dtype) == ((2, SIZE), dtype)
+    assert large.is_contiguous()
+    assert large.data_ptr() % 64 == 0
+    large.fill_(3)
+    assert large.sum().real == 6 * SIZE
+    assert new_empty(like, (3,)).dtype == torch.float32
+
+
+def test_memory_is_lent_again_once_nothing_looks_at_it() -> None:
+    blocks = Blocks()
+    first = blocks.lend((SIZE,), torch.float32)
+    place = first.data_ptr()
+    view = first[10:20].view(2, 5)
+    del first
+    second = blocks.lend((SIZE,), torch.float32)
+    assert second.data_ptr() != place, "a view still looks at the first"
+    view.fill_(7)
+    assert not bool((second[10:20] == 7).all())
+    del view
+    gc.collect()
+    assert blocks.lend((SIZE,), torch.float32).data_ptr() == place
+
+
+def test_a_block_is_not_wasted_on_an_array_much_smaller() -> None:
+    blocks = Blocks()
+    place = blocks.lend((8 * SIZE,), torch.float32).data_ptr()
+    assert blocks.lend((SIZE,), torch.float32).data_ptr() != place
+    assert blocks.lend((7 * SIZE,), torch.float32).data_ptr() == place
+
+
+def test_what_nobody_needs_any_more_goes_back() -> None:
+    blocks = Blocks()
+    del (lent := [blocks.lend((SIZE,), torch.float32) for _ in range(3)])[:]
+    assert not lent
+    for _ in range(memory.IDLE_TAKES + 1):
+        blocks.lend((4 * SIZE,), torch.float32)
+    assert len(blocks._free) + len(blocks._returned) == 1
+
+
+def test_threads_never_share_a_block() -> None:
+    blocks = Blocks()
+    wrong = []
+
+    def work(number: int) -> None:
+        for turn in range(200):
+            array = blocks.lend((SIZE,), torch.float32)
+            array.fill_(number * 1000 + turn)
+            if not bool((array == number * 1000 + turn).all()):
+                wrong.append((number, turn))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_gradients_pass_through_what_is_written_there() -> None:
+    weight = torch.ones(SIZE, requires_grad=True)
+    copy = new_empty(weight, (SIZE,))
+    copy[:] = 2 * weight
+    copy.sum().backward()
+    assert weight.grad is not None
+    assert bool((weight.grad == 2).all())
