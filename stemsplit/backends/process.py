@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -25,6 +26,20 @@ def let_idle_threads_sleep() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def import_torch() -> None:
+    """Import torch without a search for garbage, of which an import makes none.
+
+    Python searches whenever so many objects are there that were not: in half a million of torch's
+    that takes a tenth of the time of its import. They stay, and later searches pass them over.
+    """
+    gc.disable()
+    try:
+        import torch  # noqa: F401  # for what comes after
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def keep_freed_memory() -> bool:

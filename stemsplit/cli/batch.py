@@ -333,8 +333,11 @@ def _run(
             request.address, request.workers, request.cpus_per_worker, request.gpus_per_worker
         )
         return run_on_cluster(task, songs, cluster, cancelled=cancelled, on_note=reporter.on_note)
-    from stemsplit.backends.process import keep_freed_memory
+    from stemsplit.backends.process import import_torch, keep_freed_memory
     from stemsplit.batch.job import load_separator
+
+    keep_freed_memory()
+    import_torch()
     from stemsplit.batch.local import run_catalogue
 
     def on_progress(done_bytes: int, total_bytes: int | None) -> None:
@@ -342,7 +345,6 @@ def _run(
             raise KeyboardInterrupt
         reporter.on_download(task.entry.name, done_bytes, total_bytes)
 
-    keep_freed_memory()
     return run_catalogue(
         task,
         lambda: load_separator(task, on_progress),

@@ -216,11 +216,12 @@ def carry_out(request: Request, reporter: Reporter) -> int:
         plan, entry, registry = _make_plan(request, inputs)
         with reporter:
             reporter.on_plan(plan)
-            from stemsplit.backends.process import keep_freed_memory
+            from stemsplit.backends.process import import_torch, keep_freed_memory
 
             keep_freed_memory()
             # torch takes its time to load, and ffmpeg can look at the first song meanwhile.
             threading.Thread(target=_look_at_first, args=(plan.jobs,), daemon=True).start()
+            import_torch()
             from stemsplit.batch.local import run_batch
 
             outcomes = run_batch(
