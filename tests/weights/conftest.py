@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves on demand, and an environment without surprises."""
+"""A web server that misbehaves on demand, an empty cache, and an environment without surprises."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from stemsplit.weights.patience import Patience
 from stemsplit.weights.registry import ModelEntry, WeightFile
+from stemsplit.weights.store import Store
 
 Behaviour = Callable[["Handler"], None]
 
@@ -201,6 +202,21 @@ def server() -> Iterator[HostileServer]:
 @pytest.fixture
 def patience() -> Patience:
     return Patience(timeout_s=0.3, attempts=3, first_wait_s=0.0, longest_wait_s=0.05)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def make_store(root: Path, patience: Patience) -> Callable[..., Store]:
+    return lambda **options: Store(root, **{"offline": False, "patience": patience, **options})
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store]) -> Store:
+    return make_store()
 
 
 @pytest.fixture(autouse=True)
