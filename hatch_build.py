@@ -18,7 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("stemsplit", "backends", "native")
-SOURCE = FOLDER / "convolution.c"
+SOURCES = (FOLDER / "convolution.c", FOLDER / "planes.c")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 X86 = {
     "avx2": ("-DLANES=8", "-mavx2", "-mfma"),
@@ -53,7 +53,8 @@ def compile_libraries(root: Path) -> dict[str, str]:
     for name, flags in variants.items():
         target = root / FOLDER / f"convolution-{name}.so"
         part = target.with_suffix(".part")
-        command = [*compiler, *FLAGS, *flags, str(root / SOURCE), "-o", str(part)]
+        command = [*compiler, *FLAGS, *flags, *(str(root / one) for one in SOURCES)]
+        command += ["-o", str(part)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
             part.replace(target)

@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
-_TRIM_EVERY_S = 2.0
+_TRIM_EVERY_S = 1.0
 
 
 def let_idle_threads_sleep() -> None:
@@ -48,8 +48,11 @@ def keep_freed_memory() -> bool:
     glibc gets every large array from the kernel and gives it back when it is freed; the kernel
     zeroes the pages of the next one. A separator frees and allocates the same arrays for every
     chunk: with this, the work around a Spleeter network takes about a third of the time. All
-    threads share one heap, since only the first can keep large arrays. Every other second what is
-    free goes back to the kernel after all: holes that no array fills again add up over hours.
+    threads share one heap, since only the first can keep large arrays.
+
+    Holes that no array fills again would add up over hours. So every second what is free goes back
+    to the kernel after all, and what comes again in every chunk lies elsewhere
+    (`stemsplit.dsp.memory`).
 
     Returns:
         Whether there was a glibc to tell.

@@ -13,6 +13,7 @@ from stemsplit.backends.filled import fill_vectors
 from stemsplit.backends.folding import fold_norms
 from stemsplit.backends.native.fusing import use_native_convolutions
 from stemsplit.backends.phases import split_phases
+from stemsplit.backends.products import use_products
 from stemsplit.dsp.memory import new_empty
 from stemsplit.errors import DeviceError, UnknownNameError
 
@@ -94,6 +95,7 @@ class TorchCore:
         if self._channels_last:
             if precision == "fp32":
                 use_native_convolutions(self._core)
+                use_products(self._core)
             self._core = split_phases(self._core)
             fill_vectors(self._core)
             _turn_images(self._core)

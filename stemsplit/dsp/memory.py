@@ -2,8 +2,7 @@
 
 The arrays of every chunk of a song are alike. The kernel gives such arrays out page by page,
 zeroed, each time anew; a heap that keeps them instead is cut up over hours, and grows. Here each
-has a block of its own, on the largest pages that the kernel has, which a processor also finds its
-way through faster.
+has a block of its own, outside the heap.
 """
 
 from __future__ import annotations
@@ -19,9 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FEWEST_BYTES = 1 << 20
+# What Python maps is for other processes to share, where it can be, unless it is told otherwise.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+FEWEST_BYTES = 1 << 18
 """Smaller arrays are torch's own."""
-GRAIN_BYTES = 1 << 18
+GRAIN_BYTES = 1 << 16
 MOST_SPARE = 1.25
 """How much larger than an array the block may be that it is laid into."""
 IDLE_TAKES = 400
@@ -52,22 +54,16 @@ class Blocks:
             ]
             if fitting:
                 return self._free.pop(min(fitting)[1])[1]
-        return _map(-(-size // GRAIN_BYTES) * GRAIN_BYTES)
+        return mmap.mmap(-1, -(-size // GRAIN_BYTES) * GRAIN_BYTES, **_PRIVATE)
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor on a block of its own, holding whatever is there."""
-        block = self.take(math.prod(shape) * dtype.itemsize)
-        raw = np.frombuffer(block, np.uint8, math.prod(shape) * dtype.itemsize)
-        # The tensor keeps the array for as long as anything looks at its storage.
+        size = math.prod(shape) * dtype.itemsize
+        block = self.take(size)
+        # The tensor keeps this array for as long as anything looks at its storage.
+        raw = np.frombuffer(block, np.uint8, size)
         weakref.finalize(raw, self._returned.append, block).atexit = False
         return torch.from_numpy(raw).view(dtype).view(shape)
-
-
-def _map(size: int) -> mmap.mmap:
-    block = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return block
 
 
 _BLOCKS = Blocks()
@@ -85,3 +81,29 @@ def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = No
     if like.device.type != "cpu" or math.prod(shape) * dtype.itemsize < FEWEST_BYTES:
         return like.new_empty(shape, dtype=dtype)
     return _BLOCKS.lend(shape, dtype)
+
+
+def stack(parts: Sequence[Tensor]) -> Tensor:
+    """Return `torch.stack(parts, dim=1)`, large ones in used memory; one part as it lies.
+
+    Shape: S times (B, ...) -> (B, S, ...).
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first.unsqueeze(1)
+    if first.requires_grad or torch._C._is_tracing():
+        return torch.stack(tuple(parts), dim=1)
+    whole = new_empty(first, (first.shape[0], len(parts), *first.shape[1:]))
+    return torch.stack(tuple(parts), dim=1, out=whole)
+
+
+def join(pieces: Sequence[Tensor]) -> Tensor:
+    """Return `torch.cat(pieces, dim=-1)`, large ones in used memory; of one piece a copy.
+
+    Args:
+        pieces: Without gradients. Shape of each: (..., n).
+    """
+    first = pieces[0]
+    length = sum(piece.shape[-1] for piece in pieces)
+    whole = new_empty(first, (*first.shape[:-1], length))
+    return torch.cat(tuple(pieces), dim=-1, out=whole)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stemsplit.dsp.memory import join
+
 
 class Chunk(NamedTuple):
     """A piece of a song.
@@ -62,7 +64,7 @@ class SampleQueue:
             taken.append(head)
             left -= head.shape[-1]
         self.length -= count
-        return taken[0] if len(taken) == 1 else torch.cat(taken, dim=-1)
+        return taken[0] if len(taken) == 1 else join(taken)
 
 
 class Chunker:
@@ -138,7 +140,7 @@ class Chunker:
             self._held += block.shape[-1]
 
     def _emit(self, start: int, count: int) -> Chunk:
-        held = self._pieces[0] if len(self._pieces) == 1 else torch.cat(self._pieces, dim=-1)
+        held = self._pieces[0] if len(self._pieces) == 1 else join(self._pieces)
         held = held[..., start - self._start :]
         self._pieces, self._start, self._held = [held], start, held.shape[-1]
         self._emitted_end = start + count
@@ -189,7 +191,7 @@ class Joiner:
         while (count := min(queue.head, queue.length - self._overlap)) > 0:
             done.append(queue.pop(count))
         # A copy: a view would keep all of the chunk until the next one.
-        self._tail = queue.pop(queue.length).clone() if queue.length else piece[..., :0]
+        self._tail = join([queue.pop(queue.length)]) if queue.length else piece[..., :0]
         return done
 
     def flush(self) -> Tensor | None:

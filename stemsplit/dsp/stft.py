@@ -86,6 +86,15 @@ def stft(signal: Tensor, n_fft: int, hop_length: int, *, pad_mode: PadMode = "re
     return spectrum.reshape(*signal.shape[:-1], n_fft // 2 + 1, frames)
 
 
+def magnitudes(spectrum: Tensor) -> Tensor:
+    """Return |X|, a frame's bins side by side. Shape: complex (..., F, N) -> real (..., F, N)."""
+    turned = spectrum.transpose(-2, -1)
+    if spectrum.requires_grad:
+        return turned.abs().transpose(-2, -1)
+    given = new_empty(spectrum, turned.shape, spectrum.dtype.to_real())
+    return torch.abs(turned, out=given).transpose(-2, -1)
+
+
 def _pad(flat: Tensor, count: int, mode: PadMode) -> Tensor:
     """Put so many samples before and behind. Shape: (R, T) -> (R, T + 2 * count)."""
     rows, samples = flat.shape

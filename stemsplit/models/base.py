@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from stemsplit.dsp.memory import stack
 from stemsplit.dsp.stft import PadMode, Resynthesis, split_frames, stft
 from stemsplit.dsp.wiener import Wiener
 from stemsplit.errors import CheckpointError, UnknownNameError
@@ -265,7 +265,7 @@ class PerStem(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Run every network on the same inputs. Shape: (B, ...) -> (B, S, ...)."""
-        return torch.stack([net(*inputs) for net in self.nets.values()], dim=1)
+        return stack([net(*inputs) for net in self.nets.values()])
 
     def only(self, stems: Sequence[str]) -> Self:
         """Return the same networks for some stems, in that order; weights are shared."""

@@ -21,6 +21,7 @@ from torch.nn import functional
 from typing_extensions import Self
 
 from stemsplit.dsp.rank_one_wiener import RankOneWiener
+from stemsplit.dsp.stft import magnitudes
 from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
 from stemsplit.models.blocks.multidilated import BranchSizes, Dense, MultiScale
 from stemsplit.models.blocks.norm_places import NormPlace, before, behind_sum
@@ -366,7 +367,7 @@ class D3Net(SpectralModel):
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
         """Take the magnitude. Shape: (B, C, F, N) -> (B, C, F, N)."""
-        return (mixture.abs(),)
+        return (magnitudes(mixture),)
 
     def estimate(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:
         """Give the magnitudes the mixture's phase; silence has none, and stays silent.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from stemsplit.dsp.stft import magnitudes
 from stemsplit.dsp.wiener import Wiener
 from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
 from stemsplit.models.blocks.norm_places import NormPlace, behind
@@ -176,7 +177,7 @@ class OpenUnmix(SpectralModel):
 
     def core_inputs(self, mixture: Tensor) -> tuple[Tensor, ...]:
         """Take the magnitude. Shape: (B, C, F, N) -> (B, C, F, N)."""
-        return (mixture.abs(),)
+        return (magnitudes(mixture),)
 
     def estimate(self, outputs: Sequence[Tensor], mixture: Tensor) -> Tensor:
         """Apply the masks. Shape: (B, S, C, F, N), (B, C, F, N) -> (B, S, C, F, N)."""

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
+from stemsplit.dsp.memory import stack
+from stemsplit.dsp.stft import magnitudes
 from stemsplit.models.base import ChunkPlan, ModelConfig, SpectralModel
 from stemsplit.models.blocks.fusion import Fusion
 
@@ -182,7 +184,10 @@ class SpleeterCore(nn.Module):
         nets = [net(magnitude) for net in self.nets.values()]
         if self.head == "softmax":
             return torch.stack(nets, dim=1).softmax(dim=1) * magnitude.unsqueeze(1)
-        return torch.stack([logits.sigmoid() * magnitude for logits in nets], dim=1)
+        if nets[0].requires_grad:
+            return torch.stack([one.sigmoid() * magnitude for one in nets], dim=1)
+        # Where nobody asks for gradients, the nets' outputs are written over by what follows.
+        return stack([one.sigmoid_().mul_(magnitude) for one in nets])
 
 
 class Spleeter(SpectralModel):
@@ -222,7 +227,7 @@ class Spleeter(SpectralModel):
         """
         channels, frames = mixture.shape[1], mixture.shape[3]
         wide = self.config.segment_frames
-        magnitude = mixture[:, :, :BAND_BINS].abs().transpose(2, 3)
+        magnitude = magnitudes(mixture[:, :, :BAND_BINS]).transpose(2, 3)
         if missing := -frames % wide:
             magnitude = functional.pad(magnitude, (0, 0, 0, missing))
         segments = magnitude.unflatten(2, (-1, wide)).transpose(1, 2)

@@ -24,6 +24,7 @@ from torch import Tensor
 from stemsplit.audio import decode_blocks, probe
 from stemsplit.backends.choice import find_backend
 from stemsplit.backends.torch_core import find_device, find_precision
+from stemsplit.dsp.memory import join, new_empty
 from stemsplit.dsp.overlap_add import SampleQueue
 from stemsplit.dsp.resample import Resampler
 from stemsplit.errors import DeviceError, EmptyAudioError, UsageError
@@ -283,7 +284,8 @@ class Separator:
 
         with closing(self._make_lanes()) as lanes:
             for block in audio.blocks:
-                mixture.push(torch.from_numpy(block))
+                # A copy: what is kept for some chunks is not to lie between what is not.
+                mixture.push(join([torch.from_numpy(block)]))
                 heard = torch.from_numpy(inward.feed(block))
                 for piece in lanes.feed(_with_channels(heard, channels)):
                     to_source_rate(piece)
@@ -310,7 +312,7 @@ class Separator:
         if plan.names == plan.of_model:
             return stems
         places = {stem: place for place, stem in enumerate(plan.of_model)}
-        outputs = stems.new_empty(len(plan.mixes), *stems.shape[1:])
+        outputs = new_empty(stems, (len(plan.mixes), *stems.shape[1:]))
         for output, (name, mix) in zip(outputs, plan.mixes.items(), strict=True):
             if name in places:
                 output.copy_(stems[places[name]])

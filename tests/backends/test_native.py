@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_weights import randomise
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +23,7 @@ from stemsplit.backends.native.convolution import NativeConv2d
 from stemsplit.backends.native.fusing import NativeUnit, use_native_convolutions
 from stemsplit.backends.native.geometry import plan
 from stemsplit.backends.native.library import Library, find_library
+from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.spleeter import SameConvTranspose2d
 
@@ -49,9 +51,10 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip("there is no C compiler")
     target = tmp_path_factory.mktemp("native") / f"{request.param}.so"
     flags = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared")
-    source = ROOT / "stemsplit" / "backends" / "native" / "convolution.c"
+    folder = ROOT / "stemsplit" / "backends" / "native"
+    sources = [str(folder / name) for name in ("convolution.c", "planes.c")]
     lanes = f"-DLANES={request.param}"
-    subprocess.run([compiler, *flags, lanes, str(source), "-o", str(target)], check=True)
+    subprocess.run([compiler, *flags, lanes, *sources, "-o", str(target)], check=True)
     return Library(target)
 
 
@@ -287,3 +290,33 @@ class TestBuild:
         monkeypatch.setattr(library_module.ctypes, "sizeof", lambda _: 1)
         with pytest.raises(OSError, match="other sources"):
             Library(path)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 2, 4, dilation=2, padding=3),
+        nn.Conv2d(1, 4, (3, 5), padding=(1, 4), bias=False),
+        nn.Conv2d(1, 1, 1),
+        nn.Conv2d(1, 3, (9, 2), padding=(5, 0), dilation=3),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_planes_are_convolved(
+    library: Library, layer: nn.Conv2d, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    randomise(layer)
+    assert fits_planes(layer)
+    x = torch.randn(3, 1, 30, 37, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = layer.double()(x.double()).float()
+        given = NativePlanesConv2d(library, layer.float())(x)
+    torch.testing.assert_close(given, expected, rtol=0, atol=2e-6)
+    with pytest.raises(ValueError, match="one channel of float32"):
+        NativePlanesConv2d(library, layer)(x.expand(3, 2, 30, 37))
+
+
+def test_what_planes_are_not_for() -> None:
+    others = [nn.Conv2d(2, 2, 3), nn.Conv2d(1, 5, 3), nn.Conv2d(1, 2, 3, stride=2)]
+    assert not any(map(fits_planes, [*others, nn.Conv2d(1, 2, 3, padding_mode="circular")]))

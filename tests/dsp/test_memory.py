@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stemsplit.dsp import memory
-from stemsplit.dsp.memory import Blocks, new_empty
+from stemsplit.dsp.memory import Blocks, join, new_empty, stack
 
 SIZE = memory.FEWEST_BYTES // 4
 
@@ -81,3 +81,33 @@ def test_gradients_pass_through_what_is_written_there() -> None:
     copy.sum().backward()
     assert weight.grad is not None
     assert bool((weight.grad == 2).all())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_stack_is_torchs(count: int, large: bool, learns: bool) -> None:
+    shape = (2, SIZE if large else 5)
+    parts = [torch.randn(shape, requires_grad=learns) for _ in range(count)]
+    stacked = stack(parts)
+    assert torch.equal(stacked, torch.stack(parts, dim=1))
+    assert stacked.requires_grad == learns
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_stack_can_be_traced() -> None:
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return stack([x, 2 * x])
+
+    traced = torch.jit.trace(double, torch.zeros(1, SIZE))
+    x = torch.randn(1, SIZE)
+    assert torch.equal(traced(x), torch.stack([x, 2 * x], dim=1))
+
+
+def test_joined_pieces_are_a_copy() -> None:
+    pieces = [torch.randn(2, count) for count in (SIZE, 3, 1)]
+    assert torch.equal(join(pieces), torch.cat(pieces, dim=-1))
+    (piece,) = pieces[:1]
+    copied = join([piece])
+    assert torch.equal(copied, piece)
+    assert copied.data_ptr() != piece.data_ptr()

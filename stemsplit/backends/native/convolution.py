@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -15,6 +12,7 @@ from torch.nn import functional
 
 from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
 from stemsplit.backends.native.library import Library, Source, Target, Task
+from stemsplit.backends.native.threads import run_shares
 from stemsplit.dsp.memory import new_empty
 
 TILE = 4
@@ -156,20 +154,11 @@ class NativeConv2d(nn.Module):
         floats = self._library.count_floats(task, MOST_TILES) // MOST_TILES
         block = max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
         size = self._library.count_floats(task, block)
-        threads = min(torch.get_num_threads(), -(-tiles // block))
-        if threads <= 1:
-            self._library.convolve(task, 0, tiles, block, _find_workspace(size))
-            return
-        edges = [tiles * place // threads for place in range(threads + 1)]
-        runs = [
-            _find_pool().submit(self._convolve, task, first, last, block, size)
-            for first, last in pairwise(edges)
-        ]
-        for run in runs:
-            run.result()
 
-    def _convolve(self, task: Task, first: int, last: int, block: int, size: int) -> None:
-        self._library.convolve(task, first, last, block, _find_workspace(size))
+        def convolve(first: int, last: int) -> None:
+            self._library.convolve(task, first, last, block, _find_workspace(size))
+
+        run_shares(convolve, tiles, block)
 
     def _begin_task(self, parts: Sequence[Tensor] = ()) -> Task:
         """Tell C of the grids; of those of one input that lies nowhere, by default."""
@@ -272,20 +261,9 @@ class _Threads(threading.local):
 
 
 _OWN = _Threads()
-_LOCK = threading.Lock()
-_POOL: ThreadPoolExecutor | None = None
 
 
 def _find_workspace(floats: int) -> Tensor:
     if _OWN.workspace is None or _OWN.workspace.numel() < floats:
         _OWN.workspace = torch.empty(floats)
     return _OWN.workspace
-
-
-def _find_pool() -> ThreadPoolExecutor:
-    """Return the threads that share a convolution's tiles, begun when first needed."""
-    global _POOL
-    with _LOCK:
-        if _POOL is None:
-            _POOL = ThreadPoolExecutor(os.cpu_count(), "tiles")
-        return _POOL

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
 from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
+from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 
 POINTS = 36
 MOST_KERNEL_BYTES = 40 << 20
@@ -64,6 +65,8 @@ def _replace(module: nn.Module, library: Library) -> nn.Module | None:
         pieces = module.fusion()
         geometry = _find_geometry(pieces.conv, (pieces.zeros[0], pieces.zeros[2]))
         return None if geometry is None else NativeUnit(pieces, geometry, library)
+    if fits_planes(module):
+        return NativePlanesConv2d(library, module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         geometry = _find_geometry(module, (0, 0))
         if geometry is None:

@@ -1,6 +1,6 @@
 """The compiled convolutions: which library is for this processor, and what it takes.
 
-`hatch_build.py` compiles `convolution.c` when the package is built, for every kind of vectors that
+`hatch_build.py` compiles them when the package is built, for every kind of vectors that
 the processor's family has. Where there was no compiler there is none, and torch does the work.
 """
 
@@ -69,8 +69,23 @@ class Task(ctypes.Structure):
     )
 
 
+class Planes(ctypes.Structure):
+    """All that a convolution of a few channels is told. See `planes.c`."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("images", "ins", "rows", "columns", "outs", "out_rows", "out_columns"),
+                *("tall", "wide", "dilation", "top", "left"),
+            )
+        ),
+        *((name, ctypes.c_void_p) for name in ("input", "kernels", "bias", "out")),
+    )
+
+
 class Library:
-    """A compiled `convolution.c`.
+    """Compiled `convolution.c` and `planes.c`.
 
     Attributes:
         lanes: How many numbers its vectors hold.
@@ -92,9 +107,11 @@ class Library:
             library.stemsplit_count_tiles,
             library.stemsplit_workspace,
             library.stemsplit_count_kernels,
+            library.stemsplit_planes_size,
         ):
             function.restype = ctypes.c_int64
-        if library.stemsplit_task_size() != ctypes.sizeof(Task):
+        sizes = library.stemsplit_task_size(), library.stemsplit_planes_size()
+        if sizes != (ctypes.sizeof(Task), ctypes.sizeof(Planes)):
             raise OSError(f"{path.name} was built from other sources than these")
         self.lanes: int = library.stemsplit_lanes()
         self._library = library
@@ -134,6 +151,17 @@ class Library:
         self._library.stemsplit_convolve(
             ctypes.byref(task), *sizes, ctypes.c_void_p(workspace.data_ptr())
         )
+
+    def convolve_planes(self, task: Planes, first: int, last: int) -> None:
+        """Compute some rows of all channels of all images; other threads go on meanwhile.
+
+        Args:
+            task: Whose pointers are to memory that stays where it is.
+            first: The first row.
+            last: The one behind the last.
+        """
+        edges = ctypes.c_int64(first), ctypes.c_int64(last)
+        self._library.stemsplit_convolve_planes(ctypes.byref(task), *edges)
 
 
 @functools.cache
