@@ -48,12 +48,13 @@ class Blocks:
             self._takes += 1
             self._free = [one for one in self._free if self._takes - one[0] < IDLE_TAKES]
             fitting = [
-                (len(block), place)
+                (len(block), -place)
                 for place, (_, block) in enumerate(self._free)
                 if size <= len(block) <= MOST_SPARE * size
             ]
             if fitting:
-                return self._free.pop(min(fitting)[1])[1]
+                # Of several the one that came back last: what is not needed lies idle, and goes.
+                return self._free.pop(-min(fitting)[1])[1]
         return mmap.mmap(-1, -(-size // GRAIN_BYTES) * GRAIN_BYTES, **_PRIVATE)
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
