@@ -34,12 +34,14 @@ def import_torch() -> None:
     Python searches whenever so many objects are there that were not: in half a million of torch's
     that takes a tenth of the time of its import. They stay, and later searches pass them over.
     """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         import torch  # noqa: F401  # for what comes after
     finally:
         gc.freeze()
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def keep_freed_memory() -> bool:

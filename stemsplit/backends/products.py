@@ -1,4 +1,4 @@
-"""Convolutions with more kernel than image, each as one product of matrices.
+"""Convolutions of very large kernels, each as one product of matrices.
 
 Torch brings a convolution's kernels into an order of its own at every call. Deep in a network,
 where twelve megabytes of them meet an image of a hundred pixels, that is as much memory again, and
@@ -8,6 +8,7 @@ a tenth of the time.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from stemsplit.dsp.memory import new_empty
 
 FEWEST_NUMBERS = 1 << 21
 """In the kernels of a layer that is replaced."""
+MOST_AT_ONCE = 1 << 22
+"""Numbers of what is multiplied, or comes out: larger images go a few rows at a time."""
 
 
 def use_products(core: nn.Module) -> None:
@@ -86,26 +89,41 @@ class ProductConv2d(nn.Module):
         for axis in (0, 1):
             seen = seen.unfold(1 + axis, self._size[axis], self._stride[axis])
         seen = seen.permute(0, 1, 2, 4, 5, 3)
-        rows = new_empty(seen, seen.shape).copy_(seen).flatten(3)
-        return rows @ self.kernels
+        parts = []
+        for some in seen.split(_count_rows(seen), dim=1):
+            gathered = new_empty(some, some.shape).copy_(some)
+            parts.append(gathered.flatten(3) @ self.kernels)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _transpose(self, pixels: Tensor) -> Tensor:
         """Add up what every pixel gives. Shape: (B, H, W, C_in) -> (B, H_out, W_out, C_out)."""
         batch, *lengths, wide = pixels.shape
-        given = new_empty(pixels, (batch * lengths[0] * lengths[1], self.kernels.shape[1]))
-        torch.mm(pixels.reshape(-1, wide), self.kernels, out=given)
-        given = given.view(batch, *lengths, *self._size, -1)
         ends = [
             (length - 1) * stride + size
             for length, stride, size in zip(lengths, self._stride, self._size, strict=True)
         ]
-        total = given.new_zeros(batch, *ends, given.shape[-1])
-        for place in itertools.product(*map(range, self._size)):
-            rows, columns = (
-                slice(first, first + (length - 1) * stride + 1, stride)
-                for first, length, stride in zip(place, lengths, self._stride, strict=True)
-            )
-            total[:, rows, columns] += given[:, :, :, place[0], place[1]]
+        channels = self.kernels.shape[1] // math.prod(self._size)
+        total = pixels.new_zeros(batch, *ends, channels)
+        step = _count_rows(pixels[..., :1].expand(-1, -1, -1, self.kernels.shape[1]))
+        for begin in range(0, lengths[0], step):
+            part = pixels[:, begin : begin + step].reshape(-1, wide)
+            given = new_empty(part, (len(part), self.kernels.shape[1]))
+            torch.mm(part, self.kernels, out=given)
+            given = given.view(batch, -1, lengths[1], *self._size, channels)
+            starts, counts = (begin * self._stride[0], 0), given.shape[1:3]
+            for place in itertools.product(*map(range, self._size)):
+                rows, columns = (
+                    slice(start + tap, start + tap + (count - 1) * stride + 1, stride)
+                    for start, tap, count, stride in zip(
+                        starts, place, counts, self._stride, strict=True
+                    )
+                )
+                total[:, rows, columns] += given[:, :, :, place[0], place[1]]
         # Padding takes from both ends; a layer may also ask for more behind, or for less.
         (down, across), (below, right) = self._padding, self._more
         return functional.pad(total, (0, 0, -across, right - across, -down, below - down))
+
+
+def _count_rows(image: Tensor) -> int:
+    """Return how many rows of it are taken at once. Shape: (B, H, ...)."""
+    return max(1, MOST_AT_ONCE // image[:, :1].numel())

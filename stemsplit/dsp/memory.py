@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import threading
 import weakref
 from collections import deque
@@ -27,7 +28,15 @@ GRAIN_BYTES = 1 << 16
 MOST_SPARE = 1.25
 """How much larger than an array the block may be that it is laid into."""
 IDLE_TAKES = 400
-"""A block that so many arrays have passed over is given back: another kind of song has begun."""
+"""A block that so many arrays have passed over is given back."""
+
+
+class _Loan(weakref.ref):  # type: ignore[type-arg]  # of numpy arrays, which one does not matter
+    """A look at what stands on a block, which ends with it."""
+
+    __slots__ = ("block",)
+
+    block: mmap.mmap
 
 
 class Blocks:
@@ -35,16 +44,20 @@ class Blocks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._loans: dict[int, _Loan] = {}
         # Tensors die in any thread and at any time, this lock held or not: sorted in later.
-        self._returned: deque[mmap.mmap] = deque()
+        self._ended: deque[_Loan] = deque()
         self._free: list[tuple[int, mmap.mmap]] = []
         self._takes = 0
 
     def take(self, size: int) -> mmap.mmap:
-        """Return a block of at least so many bytes."""
+        """Return a block of at least so many bytes.
+
+        Raises:
+            MemoryError: There is none to be had.
+        """
         with self._lock:
-            while self._returned:
-                self._free.append((self._takes, self._returned.popleft()))
+            self._sort_in()
             self._takes += 1
             self._free = [one for one in self._free if self._takes - one[0] < IDLE_TAKES]
             fitting = [
@@ -55,19 +68,56 @@ class Blocks:
             if fitting:
                 # Of several the one that came back last: what is not needed lies idle, and goes.
                 return self._free.pop(-min(fitting)[1])[1]
-        return mmap.mmap(-1, -(-size // GRAIN_BYTES) * GRAIN_BYTES, **_PRIVATE)
+        whole = -(-size // GRAIN_BYTES) * GRAIN_BYTES
+        try:
+            return mmap.mmap(-1, whole, **_PRIVATE)
+        except OSError:
+            self.release()
+        try:
+            return mmap.mmap(-1, whole, **_PRIVATE)
+        except OSError as error:
+            raise MemoryError(f"{whole} bytes could not be had") from error
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a contiguous tensor on a block of its own, holding whatever is there."""
+        """Return a contiguous tensor on a block of its own, holding whatever is there.
+
+        Raises:
+            MemoryError: There is not enough.
+        """
         size = math.prod(shape) * dtype.itemsize
         block = self.take(size)
         # The tensor keeps this array for as long as anything looks at its storage.
         raw = np.frombuffer(block, np.uint8, size)
-        weakref.finalize(raw, self._returned.append, block).atexit = False
+        loan = _Loan(raw, self._ended.append)
+        loan.block = block
+        self._loans[id(loan)] = loan
         return torch.from_numpy(raw).view(dtype).view(shape)
+
+    def release(self) -> None:
+        """Give back all blocks that are not lent."""
+        with self._lock:
+            self._sort_in()
+            self._free.clear()
+
+    def forget_lock(self) -> None:
+        """Begin with a lock of one's own: a thread of the parent process may hold the old one."""
+        self._lock = threading.Lock()
+
+    def _sort_in(self) -> None:
+        while self._ended:
+            loan = self._ended.popleft()
+            del self._loans[id(loan)]
+            self._free.append((self._takes, loan.block))
 
 
 _BLOCKS = Blocks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_BLOCKS.forget_lock)
+
+
+def release() -> None:
+    """Give back what no array stands on: where songs end that left more than a chunk's arrays."""
+    _BLOCKS.release()
 
 
 def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -77,6 +127,9 @@ def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = No
         like: Tells the device, and the type of numbers where none is given.
         shape: Of the result, which is contiguous.
         dtype: Type of its numbers.
+
+    Raises:
+        MemoryError: There is not enough.
     """
     dtype = dtype or like.dtype
     if like.device.type != "cpu" or math.prod(shape) * dtype.itemsize < FEWEST_BYTES:
@@ -92,10 +145,17 @@ def stack(parts: Sequence[Tensor]) -> Tensor:
     first = parts[0]
     if len(parts) == 1:
         return first.unsqueeze(1)
-    if first.requires_grad or torch._C._is_tracing():
+    if is_recorded(*parts):
         return torch.stack(tuple(parts), dim=1)
     whole = new_empty(first, (first.shape[0], len(parts), *first.shape[1:]))
     return torch.stack(tuple(parts), dim=1, out=whole)
+
+
+def is_recorded(*tensors: Tensor) -> bool:
+    """Tell whether somebody writes down what is computed: for gradients, or for a graph."""
+    if torch._C._is_tracing() or torch.compiler.is_compiling():
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def join(pieces: Sequence[Tensor]) -> Tensor:

@@ -191,7 +191,7 @@ class Joiner:
         while (count := min(queue.head, queue.length - self._overlap)) > 0:
             done.append(queue.pop(count))
         # A copy: a view would keep all of the chunk until the next one.
-        self._tail = join([queue.pop(queue.length)]) if queue.length else piece[..., :0]
+        self._tail = join([queue.pop(queue.length)]) if queue.length else piece[..., :0].clone()
         return done
 
     def flush(self) -> Tensor | None:

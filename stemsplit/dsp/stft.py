@@ -89,10 +89,14 @@ def stft(signal: Tensor, n_fft: int, hop_length: int, *, pad_mode: PadMode = "re
 def magnitudes(spectrum: Tensor) -> Tensor:
     """Return |X|, a frame's bins side by side. Shape: complex (..., F, N) -> real (..., F, N)."""
     turned = spectrum.transpose(-2, -1)
-    if spectrum.requires_grad:
+    *signals, count, _ = turned.shape
+    blocks = list(split_frames(count, math.prod(signals), spectrum))
+    if len(blocks) == 1:
         return turned.abs().transpose(-2, -1)
     given = new_empty(spectrum, turned.shape, spectrum.dtype.to_real())
-    return torch.abs(turned, out=given).transpose(-2, -1)
+    for block in blocks:
+        given[..., block, :] = turned[..., block, :].abs()
+    return given.transpose(-2, -1)
 
 
 def _pad(flat: Tensor, count: int, mode: PadMode) -> Tensor:

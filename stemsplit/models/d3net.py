@@ -374,8 +374,8 @@ class D3Net(SpectralModel):
 
         Shape: (B, S, C, F, N), (B, C, F, N) -> (B, S, C, F, N).
         """
-        (magnitudes,) = outputs
-        parts = torch.view_as_real(torch.sgn(mixture)).unsqueeze(1) * magnitudes.unsqueeze(-1)
+        (given,) = outputs
+        parts = torch.view_as_real(torch.sgn(mixture)).unsqueeze(1) * given.unsqueeze(-1)
         return torch.view_as_complex(parts)
 
     def estimate_magnitudes(self, outputs: tuple[Tensor, ...], mixture: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
-from stemsplit.dsp.memory import stack
+from stemsplit.dsp.memory import is_recorded, stack
 from stemsplit.dsp.stft import magnitudes
 from stemsplit.models.base import ChunkPlan, ModelConfig, SpectralModel
 from stemsplit.models.blocks.fusion import Fusion
@@ -184,9 +184,9 @@ class SpleeterCore(nn.Module):
         nets = [net(magnitude) for net in self.nets.values()]
         if self.head == "softmax":
             return torch.stack(nets, dim=1).softmax(dim=1) * magnitude.unsqueeze(1)
-        if nets[0].requires_grad:
+        if is_recorded(*nets) or nets[0].dtype != magnitude.dtype:
             return torch.stack([one.sigmoid() * magnitude for one in nets], dim=1)
-        # Where nobody asks for gradients, the nets' outputs are written over by what follows.
+        # Nobody looks back: the nets' outputs are written over by what follows.
         return stack([one.sigmoid_().mul_(magnitude) for one in nets])
 
 
@@ -248,9 +248,9 @@ class Spleeter(SpectralModel):
         Shape: (B * K, S, C, N_segment, 1024), (B, C, F, N) -> (B, S, C, F, N).
         """
         batch, _, bins, frames = mixture.shape
-        (magnitudes,) = outputs
-        # The networks' channels lie side by side in memory; frames are what is transformed.
-        power = magnitudes.contiguous().square()
+        (given,) = outputs
+        # Channels may lie side by side in memory; frames are what is transformed.
+        power = given.contiguous().square()
         total = power.sum(dim=1, keepdim=True).add_(MASK_EPS)
         wanted = power if self.stems == self.config.stems else power[:, self.stem_indices]
         masks = (wanted + MASK_EPS / len(self.config.stems)).div_(total)

@@ -24,7 +24,7 @@ from torch import Tensor
 from stemsplit.audio import decode_blocks, probe
 from stemsplit.backends.choice import find_backend
 from stemsplit.backends.torch_core import find_device, find_precision
-from stemsplit.dsp.memory import join, new_empty
+from stemsplit.dsp.memory import join, new_empty, release
 from stemsplit.dsp.overlap_add import SampleQueue
 from stemsplit.dsp.resample import Resampler
 from stemsplit.errors import DeviceError, EmptyAudioError, UsageError
@@ -222,7 +222,9 @@ class Separator:
             if isinstance(event, StemBlock):
                 for stem, piece in event.stems.items():
                     pieces[stem].append(piece)
-        return {stem: torch.cat(blocks, dim=-1) for stem, blocks in pieces.items()}
+        stems = {stem: torch.cat(pieces.pop(stem), dim=-1) for stem in self.stems}
+        release()
+        return stems
 
     def _open_array(self, mixture: Tensor, sample_rate: int | None) -> _Source:
         samples = mixture.detach().to("cpu", torch.float32)
@@ -263,6 +265,8 @@ class Separator:
                 yield Progress(done, audio.total_samples, audio.sample_rate, elapsed_s)
                 while notices:
                     yield Notice(notices.pop(0))
+        if self.options.framing == "original":
+            release()  # whole songs, and the next is of another length
         while notices:
             yield Notice(notices.pop(0))
         yield Finished(done, audio.sample_rate, time.perf_counter() - began)

@@ -291,6 +291,17 @@ class TestBuild:
         with pytest.raises(OSError, match="other sources"):
             Library(path)
 
+    def test_a_library_without_planes_is_refused(self, tmp_path: Path) -> None:
+        compiler = shutil.which("gcc") or shutil.which("clang")
+        if compiler is None:
+            pytest.skip("there is no C compiler")
+        source = ROOT / "stemsplit" / "backends" / "native" / "convolution.c"
+        target = tmp_path / "old.so"
+        flags = ("-std=gnu11", "-DLANES=4", "-w", "-fPIC", "-shared")
+        subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
+        with pytest.raises(OSError, match="other sources"):
+            Library(target)
+
 
 @pytest.mark.parametrize(
     "layer",

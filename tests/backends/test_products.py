@@ -22,8 +22,10 @@ def make_layers() -> list[nn.Conv2d | nn.ConvTranspose2d]:
     ]
 
 
+@pytest.mark.parametrize("at_once", [1 << 22, 700])
 @pytest.mark.parametrize("index", range(len(make_layers())))
-def test_products_are_the_layers(index: int) -> None:
+def test_products_are_the_layers(index: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "MOST_AT_ONCE", at_once)
     layer = make_layers()[index]
     randomise(layer, seed=index)
     x = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(index))

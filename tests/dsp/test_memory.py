@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import errno
 import gc
+import mmap
 import threading
+from typing import Any
 
 import pytest
 import torch
 
+from stemsplit.backends.torch_core import explain_lack_of_memory
 from stemsplit.dsp import memory
 from stemsplit.dsp.memory import Blocks, join, new_empty, stack
+from stemsplit.errors import DeviceError
 
 SIZE = memory.FEWEST_BYTES // 4
 
@@ -52,7 +57,44 @@ def test_what_nobody_needs_any_more_goes_back() -> None:
     assert not lent
     for _ in range(memory.IDLE_TAKES + 1):
         blocks.lend((4 * SIZE,), torch.float32)
-    assert len(blocks._free) + len(blocks._returned) == 1
+    assert len(blocks._free) + len(blocks._ended) == 1
+
+
+def test_what_is_not_lent_can_be_released() -> None:
+    blocks = Blocks()
+    kept = blocks.lend((SIZE,), torch.float32).fill_(1)
+    del (lost := [blocks.lend((SIZE,), torch.float32)])[:]
+    assert not lost
+    blocks.release()
+    assert (len(blocks._free), len(blocks._ended), len(blocks._loans)) == (0, 0, 1)
+    assert bool((kept == 1).all())
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_lack_of_memory_takes_what_lies_idle_then_says_so(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = Blocks()
+    del (lost := [blocks.lend((SIZE,), torch.float32)])[:]
+    assert not lost
+    real, left = mmap.mmap, [failures]
+
+    def refuse(*args: Any, **options: Any) -> mmap.mmap:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return real(*args, **options)
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    if failures == 1:
+        assert blocks.lend((4 * SIZE,), torch.float32).shape == (4 * SIZE,)
+    else:
+        with (
+            pytest.raises(DeviceError, match="ran out of memory"),
+            explain_lack_of_memory(torch.device("cpu")),
+        ):
+            blocks.lend((4 * SIZE,), torch.float32)
+    assert not blocks._free
 
 
 def test_threads_never_share_a_block() -> None:
@@ -92,6 +134,12 @@ def test_a_stack_is_torchs(count: int, large: bool, learns: bool) -> None:
     stacked = stack(parts)
     assert torch.equal(stacked, torch.stack(parts, dim=1))
     assert stacked.requires_grad == learns
+
+
+def test_a_stack_of_which_one_part_learns_keeps_its_gradient() -> None:
+    parts = [torch.randn(1, SIZE), torch.randn(1, SIZE, requires_grad=True)]
+    stack(parts).sum().backward()
+    assert parts[1].grad is not None
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stemsplit.dsp.stft import Resynthesis, istft, split_frames, stft
+from stemsplit.dsp.stft import Resynthesis, istft, magnitudes, split_frames, stft
 
 
 @pytest.mark.parametrize("samples", [1, 2, 1023, 1024, 1025, 2048, 2049, 4096, 10_007])
@@ -69,3 +69,11 @@ def test_blocks_change_no_bit_and_gradients_none() -> None:
         istft(stft(learned, 4096, 1024), 1024, 100_000).sum(), learned
     )
     torch.testing.assert_close(gradient, torch.ones_like(signal), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_magnitudes_are_absolute_values(learns: bool) -> None:
+    spectrum = torch.randn(2, 3, 2049, 90, dtype=torch.complex64, requires_grad=learns)
+    given = magnitudes(spectrum)
+    assert torch.equal(given, spectrum.abs())
+    assert given.requires_grad == learns

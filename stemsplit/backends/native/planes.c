@@ -1,4 +1,4 @@
-/* Convolutions of images of one channel, or a few that lie apart, for inference.
+/* Convolutions of images of one channel into a few, for inference.
 
    A vector that held a pixel's channels would be all but empty: columns of a row fill it. The
    loops are simple enough for a compiler to do so itself. Numbers are float32. */
@@ -8,11 +8,11 @@
 typedef int64_t i64;
 
 typedef struct {
-    i64 images, ins, rows, columns, outs, out_rows, out_columns;
+    i64 rows, columns, outs, out_rows, out_columns;
     i64 tall, wide, dilation; /* of the kernels */
     i64 top, left;            /* zeros around an image */
-    const float *in;          /* (images, ins, rows, columns) */
-    const float *kernels;     /* (outs, ins, tall, wide) */
+    const float *in;          /* (images, rows, columns) */
+    const float *kernels;     /* (outs, tall, wide) */
     const float *bias;        /* (outs) */
     float *out;               /* (images, outs, out_rows, out_columns) */
 } Planes;
@@ -26,21 +26,21 @@ __attribute__((visibility("default"))) i64 stemsplit_planes_size(void) { return 
 /* Compute rows [first, last) of the output's images times outs times out_rows. */
 __attribute__((visibility("default"))) void stemsplit_convolve_planes(const Planes *p, i64 first,
                                                                       i64 last) {
+    const i64 taps = p->tall * p->wide;
     for (i64 place = first; place < last; place++) {
-        const i64 row = place % p->out_rows, channel = place / p->out_rows % p->outs;
-        const float *image = p->in + place / p->out_rows / p->outs * p->ins * p->rows * p->columns;
-        const float *kernel = p->kernels + channel * p->ins * p->tall * p->wide;
+        const i64 row = place % p->out_rows, plane = place / p->out_rows;
+        const float *image = p->in + plane / p->outs * p->rows * p->columns;
+        const float *kernel = p->kernels + plane % p->outs * taps;
         float *out = p->out + place * p->out_columns;
-        for (i64 i = 0; i < p->out_columns; i++) out[i] = p->bias[channel];
-        for (i64 k = 0; k < p->ins * p->tall * p->wide; k++) {
-            const i64 down = row + k / p->wide % p->tall * p->dilation - p->top;
+        for (i64 i = 0; i < p->out_columns; i++) out[i] = p->bias[plane % p->outs];
+        for (i64 k = 0; k < taps; k++) {
+            const i64 down = row + k / p->wide * p->dilation - p->top;
             const i64 across = k % p->wide * p->dilation - p->left;
             if (down < 0 || down >= p->rows) continue;
-            const float *in = image + (k / p->wide / p->tall * p->rows + down) * p->columns;
             const i64 begin = across < 0 ? -across : 0;
             const i64 room = p->columns - across;
             const i64 end = room < p->out_columns ? room : p->out_columns;
-            add_row(out + begin, in + begin + across, kernel[k], end - begin);
+            add_row(out + begin, image + down * p->columns + begin + across, kernel[k], end - begin);
         }
     }
 }

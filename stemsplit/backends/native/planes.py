@@ -49,33 +49,33 @@ class NativePlanesConv2d(nn.Module):
         super().__init__()
         self._library = library
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
-        self.register_buffer("kernels", layer.weight.detach().contiguous())
+        self.register_buffer("kernels", layer.weight.detach().flatten(1).contiguous())
         self.register_buffer("bias", bias)
         assert not isinstance(layer.padding, str), "`fits_planes` takes none of these"
+        self._size = layer.kernel_size
         self._padding, self._dilation = layer.padding, layer.dilation[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, 1, H, W) -> (B, C_out, H_out, W_out)."""
         x = x.contiguous()
-        outs, _, *size = self.kernels.shape
+        outs = len(self.kernels)
         rows, columns = (
             length + 2 * pad - self._dilation * (taps - 1)
-            for length, pad, taps in zip(x.shape[2:], self._padding, size, strict=True)
+            for length, pad, taps in zip(x.shape[2:], self._padding, self._size, strict=True)
         )
         if x.shape[1] != 1 or x.dtype != torch.float32 or min(rows, columns) < 1:
             raise ValueError(
                 f"one channel of float32, and enough of it, is what goes in: {x.shape}"
             )
         out = new_empty(x, (x.shape[0], outs, rows, columns))
-        images, ins, in_rows, in_columns = x.shape
         task = Planes(
-            *(images, ins, in_rows, in_columns, outs, rows, columns),
-            *(*size, self._dilation, *self._padding),
+            *(*x.shape[2:], outs, rows, columns),
+            *(*self._size, self._dilation, *self._padding),
             *(one.data_ptr() for one in (x, self.kernels, self.bias, out)),
         )
         run_shares(
             lambda first, last: self._library.convolve_planes(task, first, last),
-            images * outs * rows,
+            x.shape[0] * outs * rows,
             FEWEST_ROWS,
         )
         return out

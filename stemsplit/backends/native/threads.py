@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
 import torch
@@ -27,9 +27,14 @@ def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> N
         work(0, count)
         return
     edges = [count * place // threads for place in range(threads + 1)]
-    runs = [_find_pool().submit(work, first, last) for first, last in pairwise(edges)]
-    for run in runs:
-        run.result()
+    runs: list[Future[object]] = []
+    try:
+        runs += [_find_pool().submit(work, first, last) for first, last in pairwise(edges)]
+        for run in runs:
+            run.result()
+    finally:
+        # Whatever stops the caller, what they write to stays until the last is through.
+        wait(runs)
 
 
 def _find_pool() -> ThreadPoolExecutor:
