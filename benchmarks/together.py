@@ -9,6 +9,7 @@ after the other and side by side.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 import tempfile
@@ -39,21 +40,11 @@ def main() -> None:
             {"--jobs 1": command(*both), "--jobs 2": command(*both, "--jobs", "2")},
             runs=options.runs,
         )
-        alone = [command(song) for song in both]
-        script = (
-            "import subprocess, sys\n"
-            "is_at_once, commands = {}, {}\n"
-            "started = []\n"
-            "for one in commands:\n"
-            "    started.append(subprocess.Popen(one))\n"
-            "    if not is_at_once:\n"
-            "        started[-1].wait()\n"
-            "sys.exit(max(one.wait() for one in started))\n"
-        )
+        one, other = (shlex.join(command(song)) for song in both)
         compare(
             {
-                "two processes in turn": [sys.executable, "-c", script.format(False, alone)],
-                "two at once": [sys.executable, "-c", script.format(True, alone)],
+                "two processes in turn": ["sh", "-c", f"{one} && {other}"],
+                "two at once": ["sh", "-c", f"{one} & {other} && wait $!"],
             },
             runs=options.runs,
         )
