@@ -12,6 +12,7 @@ so that nearly all the work is one matrix product, and the recursion runs over f
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ PIECE_FRAMES = 1024
 HOPS_PER_BLOCK = 4
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
+BIN_LU = 0.01
+LOWEST_LUFS, HIGHEST_LUFS = -120.0, 60.0
 
 Samples = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -31,8 +34,9 @@ Matrix = NDArray[np.float64]
 class LoudnessMeter:
     """Measure the integrated loudness of a stream of one or two channels.
 
-    Memory is one number per 100 ms. All channels weigh the same, as left, right and centre do in
-    the standard (a mono stream counts as one channel).
+    Memory is the same for a stream of any length: blocks are counted by their loudness, and only
+    one within `BIN_LU` of a gate may stand on its wrong side. All channels weigh the same, as left,
+    right and centre do in the standard (a mono stream counts as one channel).
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
@@ -51,7 +55,8 @@ class LoudnessMeter:
         self._state: Matrix = np.zeros((channels, 4))
         self._waiting: Samples = np.zeros((channels, 0), np.float32)
         self._power: Samples = np.zeros(0, np.float32)
-        self._hops: list[Matrix] = []
+        self._hops: Matrix = np.zeros(0)
+        self._blocks = _Blocks()
 
     def feed(self, block: Samples) -> None:
         """Take the next samples. Shape: (C, n), n from 0 upwards."""
@@ -61,7 +66,7 @@ class LoudnessMeter:
             stop = min(block.shape[1], start + length - self._waiting.shape[1])
             piece = np.concatenate((self._waiting, block[:, start:stop]), axis=1)
             whole = piece.shape[1] - piece.shape[1] % FRAME_SAMPLES
-            self._waiting = piece[:, whole:]
+            self._waiting = piece[:, whole:].copy()  # a view would keep all of the piece
             power, self._state = self._weigh(piece[:, :whole])
             self._count(power)
             start = stop
@@ -75,16 +80,13 @@ class LoudnessMeter:
         Returns:
             None where nothing is above the absolute gate of -70 LUFS: silence, or under 0.4 s.
         """
-        hops = np.concatenate([*self._hops, self._last_hop()])
-        if len(hops) < HOPS_PER_BLOCK:
+        blocks = copy.deepcopy(self._blocks)
+        blocks.add(self._find_blocks(self._last_hop())[0])
+        mean = blocks.mean_above(_power_of(ABSOLUTE_GATE_LUFS) / (gain * gain)) if gain else None
+        if mean is None:
             return None
-        sums = np.convolve(hops, np.ones(HOPS_PER_BLOCK), mode="valid")
-        powers = sums * (gain * gain / (HOPS_PER_BLOCK * self._hop))
-        powers = powers[powers > _power_of(ABSOLUTE_GATE_LUFS)]
-        if not len(powers):
-            return None
-        gate = float(np.mean(powers)) * 10 ** (RELATIVE_GATE_LU / 10)
-        return _lufs_of(float(np.mean(powers[powers > gate])))
+        loud = blocks.mean_above(mean * 10 ** (RELATIVE_GATE_LU / 10))
+        return None if loud is None else _lufs_of(loud * gain * gain)
 
     def _weigh(self, samples: Samples) -> tuple[Samples, Matrix]:
         """K-weight whole frames. Shape: (C, k * P) -> power summed over channels (k * P), state."""
@@ -117,9 +119,18 @@ class LoudnessMeter:
     def _count(self, power: Samples) -> None:
         power = np.concatenate((self._power, power))
         hops = len(power) // self._hop
-        self._power = power[hops * self._hop :]
+        self._power = power[hops * self._hop :].copy()
         whole = power[: hops * self._hop].reshape(hops, self._hop)
-        self._hops.append(whole.sum(axis=1, dtype=np.float64))
+        powers, self._hops = self._find_blocks(whole.sum(axis=1, dtype=np.float64))
+        self._blocks.add(powers)
+
+    def _find_blocks(self, hops: Matrix) -> tuple[Matrix, Matrix]:
+        """Return the powers of the blocks that these hops complete, and the hops of the next."""
+        hops = np.concatenate((self._hops, hops))
+        if len(hops) < HOPS_PER_BLOCK:
+            return np.zeros(0), hops
+        sums = np.convolve(hops, np.ones(HOPS_PER_BLOCK), mode="valid")
+        return sums / (HOPS_PER_BLOCK * self._hop), hops[1 - HOPS_PER_BLOCK :]
 
     def _last_hop(self) -> Matrix:
         """Finish the hop that ends within a frame that is not full yet, if there is one."""
@@ -131,6 +142,31 @@ class LoudnessMeter:
         hops = len(power) // self._hop
         whole = power[: hops * self._hop].reshape(hops, self._hop)
         return np.asarray(whole.sum(axis=1, dtype=np.float64))
+
+
+class _Blocks:
+    """Powers of blocks, counted and summed by their loudness."""
+
+    def __init__(self) -> None:
+        size = round((HIGHEST_LUFS - LOWEST_LUFS) / BIN_LU)
+        self._counts: Matrix = np.zeros(size)
+        self._sums: Matrix = np.zeros(size)
+
+    def add(self, powers: Matrix) -> None:
+        """Take more blocks; those below `LOWEST_LUFS` can never pass a gate."""
+        powers = powers[powers > _power_of(LOWEST_LUFS)]
+        places = (-0.691 + 10 * np.log10(powers) - LOWEST_LUFS) / BIN_LU
+        places = places.clip(0, len(self._counts) - 1).astype(np.int64)
+        np.add.at(self._counts, places, 1)
+        np.add.at(self._sums, places, powers)
+
+    def mean_above(self, gate: float) -> float | None:
+        """Return the mean power of the blocks above a gate; None where there is none."""
+        there = self._counts > 0
+        counts, sums = self._counts[there], self._sums[there]
+        passing = sums / counts > gate
+        count = float(counts[passing].sum())
+        return float(sums[passing].sum()) / count if count else None
 
 
 class _FilterMatrices(NamedTuple):

@@ -3,12 +3,14 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import lfilter
 
 from stemsplit.dsp import loudness
 from stemsplit.dsp.loudness import LoudnessMeter
@@ -87,24 +89,54 @@ def test_agrees_with_ffmpeg(tmp_path: Path, rate: int, channels: int):
     assert measure(samples, rate) == pytest.approx(theirs, abs=0.1)
 
 
-def test_agrees_with_the_filters_run_sample_by_sample():
-    rate, samples = 8000, music(8000, 2, 3.0)
+def weigh(samples: np.ndarray, rate: int) -> np.ndarray:
     weighted = samples.astype(np.float64)
-    for (b0, b1, b2), (a1, a2) in (loudness._shelf(rate), loudness._high_pass(rate)):
-        out = np.zeros_like(weighted)
-        s1, s2 = np.zeros(2), np.zeros(2)
-        for n in range(weighted.shape[1]):
-            x = weighted[:, n]
-            y = b0 * x + s1
-            s1, s2 = b1 * x - a1 * y + s2, b2 * x - a2 * y
-            out[:, n] = y
-        weighted = out
-    hops = (weighted**2).sum(axis=0).reshape(-1, 800).sum(axis=1)
-    blocks = np.convolve(hops, np.ones(4), "valid") / 3200
+    for numerator, denominator in (loudness._shelf(rate), loudness._high_pass(rate)):
+        weighted = lfilter(numerator, (1.0, *denominator), weighted)
+    return weighted
+
+
+def integrate(weighted: np.ndarray, hop: int) -> float:
+    """Both gates as the standard words them, all blocks at once."""
+    hops = (weighted**2).sum(axis=0).reshape(-1, hop).sum(axis=1)
+    blocks = np.convolve(hops, np.ones(4), "valid") / (4 * hop)
     blocks = blocks[blocks > 10 ** (-6.9309)]
     blocks = blocks[blocks > blocks.mean() / 10]
-    expected = -0.691 + 10 * math.log10(blocks.mean())
-    assert measure(samples, rate) == pytest.approx(expected, abs=1e-4)
+    return -0.691 + 10 * math.log10(blocks.mean())
+
+
+def test_agrees_with_scipys_filters_and_all_blocks_at_once():
+    samples = music(8000, 2, 3.0)
+    expected = integrate(weigh(samples, 8000), 800)
+    assert measure(samples, 8000) == pytest.approx(expected, abs=1e-4)
+
+
+def test_levels_that_lie_close_around_both_gates_are_told_apart():
+    # A minute that fades by 80 dB: some forty blocks within a decibel of each gate.
+    samples = sine(8000, 60.0)
+    samples *= np.logspace(0.0, -4.0, samples.shape[1], dtype=np.float32)
+    expected = integrate(weigh(samples, 8000), 800)
+    assert measure(samples, 8000) == pytest.approx(expected, abs=2e-3)
+
+
+def test_memory_is_that_of_a_short_stream():
+    meter, second = LoudnessMeter(8000, 1), sine(8000, 1.0)
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            meter.feed(second)
+        after_ten = tracemalloc.get_traced_memory()[0]
+        for _ in range(290):
+            meter.feed(second)
+        after_all = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert after_all < after_ten + 1000
+
+
+def test_what_overflows_has_no_loudness():
+    with np.errstate(over="ignore"):
+        assert measure(1e25 * sine(8000, 1.0), 8000) is None
 
 
 @pytest.mark.parametrize("step", [1, 63, 64, 65, 4409, 65536, 65537, 10**9])
