@@ -155,8 +155,8 @@ class _Blocks:
     def add(self, powers: Matrix) -> None:
         """Take more blocks; those below `LOWEST_LUFS` can never pass a gate."""
         powers = powers[powers > _power_of(LOWEST_LUFS)]
-        places = (-0.691 + 10 * np.log10(powers) - LOWEST_LUFS) / BIN_LU
-        places = places.clip(0, len(self._counts) - 1).astype(np.int64)
+        bins = (-0.691 + 10 * np.log10(powers) - LOWEST_LUFS) / BIN_LU
+        places = bins.clip(0, len(self._counts) - 1).astype(np.int64)
         np.add.at(self._counts, places, 1)
         np.add.at(self._sums, places, powers)
 
