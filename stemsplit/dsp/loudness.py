@@ -7,7 +7,8 @@ run exactly, but a frame of P samples at a time: with the state s before a frame
                           O: (P, 4): how the state rings on
     s' = M s + R u        M: (4, 4); R: (4, P)
 
-so that nearly all the work is one matrix product, and the recursion runs over frames only.
+so that nearly all the work is one matrix product, and the recursion runs over frames only. These
+are taken the same way, a group of them at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 FRAME_SAMPLES = 64
 PIECE_FRAMES = 1024
+GROUP_FRAMES = 32
 HOPS_PER_BLOCK = 4
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
@@ -51,7 +53,9 @@ class LoudnessMeter:
         self._response = np.ascontiguousarray(filters.response.T.astype(np.float32))
         self._ringing = np.ascontiguousarray(filters.ringing.T.astype(np.float32))
         self._reach = np.ascontiguousarray(filters.reach.T.astype(np.float32))
-        self._advance = filters.advance
+        self._group = _group_frames(filters.advance, GROUP_FRAMES)
+        most = PIECE_FRAMES // GROUP_FRAMES + 1
+        self._groups = _group_frames(self._group.advance, most)
         self._state: Matrix = np.zeros((channels, 4))
         self._waiting: Samples = np.zeros((channels, 0), np.float32)
         self._power: Samples = np.zeros(0, np.float32)
@@ -102,19 +106,26 @@ class LoudnessMeter:
         return weighted.sum(axis=0).reshape(-1), after
 
     def _run_states(self, driven: Samples) -> tuple[Matrix, Matrix]:
-        """Solve s[k + 1] = M s[k] + driven[k] for all k at once.
-
-        After pass i every state holds what the 2^i frames before it put in, so log2(k) passes do.
+        """Solve s[k + 1] = M s[k] + driven[k] by products, for groups and in each of them.
 
         Returns:
             The state before every frame, shape (C, k, 4), and the one after the last, (C, 4).
         """
-        states = np.concatenate((self._state[:, None], driven.astype(np.float64)), axis=1)
-        step, power = 1, self._advance
-        while step < states.shape[1] and np.abs(power).max() > 1e-30:
-            states[:, step:] += states[:, :-step] @ power.T
-            step, power = 2 * step, power @ power
-        return states[:, :-1], states[:, -1]
+        channels, frames, _ = driven.shape
+        groups = frames // GROUP_FRAMES + 1
+        # At least one frame more than there are: the state before it is the one after the last.
+        padded = np.zeros((channels, groups * GROUP_FRAMES, 4))
+        padded[:, :frames] = driven
+        together = padded.reshape(channels, groups, -1)
+        ends = (together @ self._group.reach.T).reshape(channels, -1)
+        size = ends.shape[1]
+        before = ends @ self._groups.response[:size, :size].T
+        before += self._state @ self._groups.ringing[:size].T
+        before = before.reshape(channels, groups, 4)
+        states = together @ self._group.response.T
+        states += before @ self._group.ringing.T
+        states = states.reshape(channels, -1, 4)
+        return states[:, :frames], states[:, frames]
 
     def _count(self, power: Samples) -> None:
         power = np.concatenate((self._power, power))
@@ -170,6 +181,8 @@ class _Blocks:
 
 
 class _FilterMatrices(NamedTuple):
+    """T, O, M and R. See the module."""
+
     response: Matrix
     ringing: Matrix
     advance: Matrix
@@ -192,6 +205,28 @@ def _filter_matrices(sample_rate: int, frame: int) -> _FilterMatrices:
     for n in range(frame):
         response[n:, n] = impulse[: frame - n]
     return _FilterMatrices(response, ringing, power, reach)
+
+
+def _group_frames(advance: Matrix, count: int) -> _FilterMatrices:
+    """Return the same four of the frames' states: K frames in a row, their states put out.
+
+    Args:
+        advance: M. Shape (4, 4).
+        count: K.
+
+    Returns:
+        Shapes (4K, 4K), (4K, 4), (4, 4) and (4, 4K).
+    """
+    powers = [np.eye(4)]
+    for _ in range(count):
+        powers.append(advance @ powers[-1])
+    response = np.zeros((count, 4, count, 4))
+    for frame in range(count):
+        for earlier in range(frame):
+            response[frame, :, earlier] = powers[frame - 1 - earlier]
+    ringing = np.concatenate(powers[:-1])
+    reach = np.concatenate(powers[-2::-1], axis=1)
+    return _FilterMatrices(response.reshape(4 * count, -1), ringing, powers[-1], reach)
 
 
 Biquad = tuple[tuple[float, float, float], tuple[float, float]]
