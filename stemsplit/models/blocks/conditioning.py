@@ -20,12 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stemsplit.dsp.memory import is_recorded
 from stemsplit.models.blocks.intermediate import (
     TDF,
     DenseConv,
     LinearLayer,
+    Matrix,
     has_channels_last,
 )
+
+FRAMES_AT_ONCE = 32
 
 
 class Condition(NamedTuple):
@@ -98,12 +102,23 @@ class LaSAFT(nn.Module):
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
         attention = self.attention(condition.query)
+        matrix = self.tdf.order_latents(attention.shape[1])
+        # Frames know nothing of each other in evaluation, and the spectra of all latent sources are
+        # the largest of all arrays.
+        together = x.shape[2] if self.training or is_recorded(x) else FRAMES_AT_ONCE
+        parts = [
+            self._transform(part, attention, matrix, condition.songs)
+            for part in x.split(together, dim=2)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _transform(self, x: Tensor, attention: Tensor, matrix: Matrix, songs: int) -> Tensor:
         latents = attention.shape[1]
-        values = self.tdf(x, latents).unflatten(-1, (latents, -1))
+        values = self.tdf(x, matrix).unflatten(-1, (latents, -1))
         if not has_channels_last(values):
-            return _weigh(attention, values, condition.songs)
+            return _weigh(attention, values, songs)
         rows = values.permute(0, 2, 3, 4, 1).flatten(3)
-        spectra = _weigh(attention, rows, condition.songs).unflatten(2, (-1, x.shape[1]))
+        spectra = _weigh(attention, rows, songs).unflatten(2, (-1, x.shape[1]))
         turned: Tensor = spectra.permute(0, 3, 1, 2)
         return turned
 

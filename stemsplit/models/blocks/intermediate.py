@@ -22,6 +22,9 @@ from torch.nn import functional
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
+Matrix = tuple[Tensor, Tensor | None]
+"""Weight and bias."""
+
 CACHED_WEIGHTS = 1 << 19
 """So large a matrix stays in a processor's cache while it is applied to frame after frame."""
 
@@ -127,23 +130,31 @@ class LinearLayer(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
         self.activation = build_activation(activation)
 
-    def forward(self, x: Tensor, latents: int = 1) -> Tensor:
+    def forward(self, x: Tensor, matrix: Matrix | None = None) -> Tensor:
         """Mix frequencies.
 
         Args:
             x: Shape (B, C, N, F_in).
-            latents: How many spectra come out. In the matrix they run fastest, bin by bin; they
-                come out one behind the other.
+            matrix: What to use instead of its own; see `order_latents`.
 
         Returns:
             Shape (B, C, N, F_out).
         """
-        weight, bias = self.linear.weight, self.linear.bias
-        if latents > 1:
-            weight = weight.unflatten(0, (-1, latents)).transpose(0, 1).flatten(0, 1)
-            bias = None if bias is None else bias.unflatten(0, (-1, latents)).T.flatten()
+        weight, bias = matrix or (self.linear.weight, self.linear.bias)
         result: Tensor = self.activation(self.norm(_mix(x, weight, bias)))
         return result
+
+    def order_latents(self, latents: int) -> Matrix:
+        """Return its matrix and bias for spectra that come out one behind the other.
+
+        In its own they run fastest, bin by bin.
+
+        Args:
+            latents: How many spectra come out.
+        """
+        weight, bias = self.linear.weight, self.linear.bias
+        weight = weight.unflatten(0, (-1, latents)).transpose(0, 1).flatten(0, 1)
+        return weight, None if bias is None else bias.unflatten(0, (-1, latents)).T.flatten()
 
 
 def has_channels_last(image: Tensor) -> bool:
@@ -201,13 +212,19 @@ class TDF(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor, latents: int = 1) -> Tensor:
-        """Shape: (B, C, N, F_in) -> (B, C, N, F_out). `latents`: see `LinearLayer`."""
+    def forward(self, x: Tensor, matrix: Matrix | None = None) -> Tensor:
+        """Shape: (B, C, N, F_in) -> (B, C, N, F_out). `matrix`: the last layer's."""
         *first, last = self.layers
         for layer in first:
             x = layer(x)
-        result: Tensor = last(x, latents)
+        result: Tensor = last(x, matrix)
         return result
+
+    def order_latents(self, latents: int) -> Matrix:
+        """Return the last layer's matrix for so many latent sources. See `LinearLayer`."""
+        last = self.layers[-1]
+        assert isinstance(last, LinearLayer)
+        return last.order_latents(latents)
 
 
 class NarrowedTDF(nn.Module):
