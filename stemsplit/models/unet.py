@@ -41,7 +41,8 @@ Block = Literal["tfc", "tdf", "tdc", "tdc-rnn", "tfc-tdf"]
 FRAMEWISE: tuple[Block, ...] = ("tdf", "tdc")
 """Blocks that know nothing of neighbouring frames."""
 
-RAMP_FRAMES = 16
+RAMP_FRAMES = 8
+"""Twice as many make no difference to scores or to a steady sound (benchmarks/seams.py)."""
 
 
 @dataclass(frozen=True)
