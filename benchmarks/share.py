@@ -1,6 +1,7 @@
 """How much of the machine a network uses: its time beside that of as many operations in products.
 
     python benchmarks/share.py [--arch NAME ...] [--precision fp32|bf16] [--threads N] [--runs 3]
+        [--backend torch|compile|openvino]
 
 One stem's network (all stems' where they are one network), published sizes, random weights, run as
 the separator runs it: as many chunks at once as it has workers, which is two on a processor of
@@ -9,8 +10,9 @@ definition, twice the products, of one chunk; torch's counter sees convolutions 
 recurrent layers are counted by formula. "network s": the time of all these chunks over their
 number. "rate": a product of two square matrices in the same run, precision and number of threads,
 the best of several. "share": the network's time over the operations' at that rate; 1 would be a
-machine that does nothing else, and the bar is 2. Everything is measured in turn, and the least of
-each counts.
+machine that does nothing else, and the bar is 2. "ready s": making the backend's code, or graph, of
+the network; torch.compile keeps its own where TORCHINDUCTOR_CACHE_DIR says. Everything is measured
+in turn, and the least of each counts.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from stemsplit.backends.choice import BACKENDS, Core
 from stemsplit.backends.process import keep_freed_memory
-from stemsplit.backends.torch_core import PRECISIONS, TorchCore
+from stemsplit.backends.torch_core import PRECISIONS
 from stemsplit.backends.workers import Workers, count_workers, wait_for
 from stemsplit.models.base import StemModel
 from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+from stemsplit.separation.cores import make_core
 
 PRODUCT_SIZE = 2048
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -78,12 +82,12 @@ def time_s(work: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def run(core: TorchCore, inputs: tuple[torch.Tensor, ...]) -> None:
+def run(core: Core, inputs: tuple[torch.Tensor, ...]) -> None:
     """Take a chunk through; every thread has gradients of its own to be told to leave."""
     core(inputs)
 
 
-def run_at_once(core: TorchCore, inputs: tuple[torch.Tensor, ...], chunks: int) -> None:
+def run_at_once(core: Core, inputs: tuple[torch.Tensor, ...], chunks: int) -> None:
     """Take as many chunks through, side by side, as the separator does."""
     workers = Workers(chunks)
     for future in [workers.submit(run, core, inputs) for _ in range(chunks)]:
@@ -92,14 +96,16 @@ def run_at_once(core: TorchCore, inputs: tuple[torch.Tensor, ...], chunks: int) 
 
 
 @torch.no_grad()
-def measure(name: str, precision: str, runs: int) -> None:
+def measure(name: str, backend: str, precision: str, runs: int) -> None:
     """Print an architecture's row."""
     model = build(name)
     mixture = 0.1 * torch.randn(1, 2, model.chunk.samples)
     inputs, _ = model.encode(mixture)
     operations = count_operations(model.core, inputs)
     device = torch.device("cpu")
-    core, chunks = TorchCore(model.core, device, precision), count_workers(device)
+    began = time.perf_counter()
+    core, chunks = make_core(model, device, backend, precision), count_workers(device)
+    ready_s = time.perf_counter() - began
     square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(PRECISIONS[precision])
     network_s, product_s = math.inf, math.inf
     for _ in range(runs + 1):
@@ -110,7 +116,7 @@ def measure(name: str, precision: str, runs: int) -> None:
     print(
         f"| {name} | {len(model.stems)} | {model.chunk.samples / model.sample_rate:.1f} "
         f"| {operations / 1e9:.1f} | {network_s:.3f} | {rate / 1e9:.0f} "
-        f"| {network_s * rate / operations:.2f} |",
+        f"| {network_s * rate / operations:.2f} | {ready_s:.1f} |",
         flush=True,
     )
 
@@ -118,17 +124,20 @@ def measure(name: str, precision: str, runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", nargs="*", default=sorted(ARCHITECTURES))
+    parser.add_argument("--backend", choices=BACKENDS[1:], default="torch")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    print(f"{options.precision}, {options.threads} threads\n")
-    print("| architecture | stems | chunk s | GFLOP | network s | rate, GFLOP/s | share |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"{options.backend}, {options.precision}, {options.threads} threads\n")
+    print(
+        "| architecture | stems | chunk s | GFLOP | network s | rate, GFLOP/s | share | ready s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name in options.arch:
-        measure(name, options.precision, options.runs)
+        measure(name, options.backend, options.precision, options.runs)
 
 
 if __name__ == "__main__":

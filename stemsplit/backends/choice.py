@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BACKENDS = ("auto", "torch", "openvino")
+BACKENDS = ("auto", "torch", "compile", "openvino")
 VARIABLE = "STEMSPLIT_BACKEND"
 
 
@@ -31,19 +31,22 @@ class Core(Protocol):
 
 
 def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bool) -> str:
-    """Return "torch" or "openvino"; "auto" is $STEMSPLIT_BACKEND, else what is faster here.
+    """Return what computes a network; "auto" is $STEMSPLIT_BACKEND, else what is faster here.
 
     That is torch with its convolutions in C, where these were compiled for this processor
     (`stemsplit.backends.native`). Elsewhere it is OpenVINO on a processor, where the package is
     there and computes in these numbers, and where a network's graph can be kept: making one takes
     seconds, and is done once for weights that have been loaded, but every time for those that may
-    change.
+    change. "compile" is never chosen by itself.
 
     Args:
         name: One of `BACKENDS`.
         device: Where the network is to run.
         precision: "fp32", "bf16" or "fp16".
         is_kept: Whether the graphs of all networks can be kept.
+
+    Returns:
+        "torch", "compile" or "openvino".
 
     Raises:
         UnknownNameError: No backend is called that.
@@ -61,7 +64,9 @@ def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bo
             )
         openvino_core.check_precision(precision)
         return name
-    if name == "torch" or device.type != "cpu" or not is_kept:
+    if name in ("torch", "compile"):
+        return name
+    if device.type != "cpu" or not is_kept:
         return "torch"
     if precision == "fp32" and has_native_convolutions():
         return "torch"

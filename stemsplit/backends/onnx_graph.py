@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from stemsplit.backends.openvino_graph import Inputs, Outputs, compare, find_shapes
+from stemsplit.backends.one_item import Tensors, compare
+from stemsplit.backends.openvino_graph import find_shapes
 from stemsplit.errors import DeviceError
 
 EXTRA = 'pip install "stemsplit[onnx]"'
@@ -21,7 +22,7 @@ OPSET = 17
 
 @torch.no_grad()
 def save_onnx(
-    core: nn.Module, examples: Sequence[Inputs], expected: Sequence[Outputs], path: Path
+    core: nn.Module, examples: Sequence[Tensors], expected: Sequence[Tensors], path: Path
 ) -> float:
     """Write a network as ONNX.
 
@@ -85,6 +86,6 @@ def save_onnx(
     return compare(expected, got)
 
 
-def _as_arrays(names: Sequence[str], example: Inputs) -> dict[str, np.ndarray[Any, Any]]:
+def _as_arrays(names: Sequence[str], example: Tensors) -> dict[str, np.ndarray[Any, Any]]:
     arrays = (np.ascontiguousarray(tensor.numpy()) for tensor in example)
     return dict(zip(names, arrays, strict=True))

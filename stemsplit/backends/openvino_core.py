@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from stemsplit.backends.one_item import Tensors, run_items
 from stemsplit.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -97,22 +97,16 @@ class OpenVINOCore:
         self._compiled: openvino.CompiledModel | None = None
         self._requests = threading.local()
 
-    def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Tensors) -> Tensors:
         """Run every item of the batch. See `stemsplit.backends.choice.Core`.
 
         Raises:
             MemoryError: There is not enough memory.
         """
         request = self._find_request()
-        items = zip(*(tensor.split(1) for tensor in inputs), strict=True)
-        results = [self._infer(request, item) for item in items]
-        if len(results) == 1:
-            return results[0]
-        return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+        return run_items(lambda item: self._infer(request, item), inputs)
 
-    def _infer(
-        self, request: openvino.InferRequest, item: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def _infer(self, request: openvino.InferRequest, item: Tensors) -> Tensors:
         import openvino
 
         for place, tensor in enumerate(item):

@@ -14,21 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from stemsplit.backends.one_item import TOLERANCE, Tensors, compare
 from stemsplit.backends.openvino_core import OpenVINOCore, find_runtime
 from stemsplit.errors import DeviceError
 
 if TYPE_CHECKING:
     import openvino
 
-Inputs = tuple[Tensor, ...]
-Outputs = tuple[Tensor, ...]
-
-TOLERANCE = 1e-4
-"""How far the graph's output may be from torch's, both as norms over all values."""
-
 
 @torch.no_grad()
-def make_graph(core: nn.Module, examples: Sequence[Inputs]) -> openvino.Model:
+def make_graph(core: nn.Module, examples: Sequence[Tensors]) -> openvino.Model:
     """Translate a network, and make sure that the two compute the same.
 
     Args:
@@ -70,16 +65,16 @@ class _Witness(nn.Module):
     def __init__(self, core: nn.Module) -> None:
         super().__init__()
         self.core = core
-        self.seen: Outputs = ()
+        self.seen: Tensors = ()
 
-    def forward(self, *inputs: Tensor) -> Outputs:
+    def forward(self, *inputs: Tensor) -> Tensors:
         """Run the network; its outputs as a tuple, however many there are."""
         outputs = self.core(*inputs)
         self.seen = outputs if isinstance(outputs, tuple) else (outputs,)
         return self.seen
 
 
-def _translate(core: nn.Module, examples: Sequence[Inputs]) -> openvino.Model:
+def _translate(core: nn.Module, examples: Sequence[Tensors]) -> openvino.Model:
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -106,7 +101,7 @@ def _translate(core: nn.Module, examples: Sequence[Inputs]) -> openvino.Model:
     return graph
 
 
-def find_shapes(examples: Sequence[Inputs]) -> list[tuple[int, ...]]:
+def find_shapes(examples: Sequence[Tensors]) -> list[tuple[int, ...]]:
     """Return the inputs' shapes, with -1 for axes that differ among the examples."""
     return [
         tuple(
@@ -118,22 +113,11 @@ def find_shapes(examples: Sequence[Inputs]) -> list[tuple[int, ...]]:
 
 
 def measure_difference(
-    graph: openvino.Model | Path, examples: Sequence[Inputs], expected: Sequence[Outputs]
+    graph: openvino.Model | Path, examples: Sequence[Tensors], expected: Sequence[Tensors]
 ) -> float:
     """Return how far a graph's outputs are from torch's: the largest relative norm."""
     runner = OpenVINOCore(graph, "fp32", torch.get_num_threads(), streams=1)
     return compare(expected, [runner(example) for example in examples])
-
-
-def compare(expected: Sequence[Outputs], got: Sequence[Outputs]) -> float:
-    """Return the largest norm of a difference, relative to what was expected; NaN if one is."""
-    distances = [
-        (other - one).norm() / one.norm().clamp_min(torch.finfo(torch.float32).tiny)
-        for outputs, others in zip(expected, got, strict=True)
-        for one, other in zip(outputs, others, strict=True)
-    ]
-    # Unlike Python's own, torch's largest of numbers of which one is NaN is NaN.
-    return float(torch.stack(distances).max())
 
 
 def save_graph(graph: openvino.Model, path: Path) -> None:

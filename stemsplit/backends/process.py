@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
-_TRIM_EVERY_S = 1.0
+_TRIM_EVERY_S = 5.0
 
 
 def let_idle_threads_sleep() -> None:
@@ -52,8 +52,8 @@ def keep_freed_memory() -> bool:
     chunk: with this, the work around a Spleeter network takes about a third of the time. All
     threads share one heap, since only the first can keep large arrays.
 
-    Holes that no array fills again would add up over hours. So every second what is free goes back
-    to the kernel after all, and what comes again in every chunk lies elsewhere
+    Holes that no array fills again would add up over hours. So every few seconds what is free goes
+    back to the kernel after all, and what comes again in every chunk lies elsewhere
     (`stemsplit.dsp.memory`).
 
     Returns:

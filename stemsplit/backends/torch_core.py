@@ -84,7 +84,7 @@ class TorchCore:
             device: Where to run.
             precision: "fp32", "bf16" or "fp16".
         """
-        self._core = _copy(core.to(device).eval())
+        self._core = copy_core(core.to(device).eval())
         fold_norms(self._core)
         self._device = device
         self._dtype = PRECISIONS[precision]
@@ -141,7 +141,7 @@ def explain_lack_of_memory(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _copy(core: nn.Module) -> nn.Module:
+def copy_core(core: nn.Module) -> nn.Module:
     """Copy a network's modules; the tensors are shared."""
     return copy.deepcopy(core, {id(one): one for one in (*core.parameters(), *core.buffers())})
 

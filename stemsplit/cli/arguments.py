@@ -167,7 +167,7 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="|".join(BACKENDS),
-        help="What computes the network on a processor; auto takes OpenVINO where it is installed.",
+        help="What computes the network; auto takes what is fastest on this machine.",
         rich_help_panel=HOW,
     ),
 ]

@@ -245,7 +245,8 @@ def _check_openvino() -> Iterator[Finding]:
         yield Finding("openvino", "problem", found, mend)
         return
     if not openvino_core.is_installed():
-        found = f"not there; --backend auto takes torch. {openvino_core.EXTRA} brings it"
+        taken = "torch" if chosen == "auto" else chosen
+        found = f"not there; --backend auto takes {taken}. {openvino_core.EXTRA} brings it"
         yield Finding("openvino", "ok", found)
         return
     import importlib.metadata

@@ -111,7 +111,7 @@ class Reporter(Voice):
         """Weights are arriving."""
 
     def on_graph(self, model: str) -> None:
-        """A backend makes itself a graph of the model's weights, once."""
+        """A backend makes itself a graph, or code, of the model."""
 
     def on_count(self, noun: str, done: int, total: int) -> None:
         """So many of a command's tracks, or whatever they are called, are through."""
@@ -238,8 +238,8 @@ def title_of(job: Job) -> str:
 
 
 def describe_graph(model: str) -> str:
-    """Say what happens before a model is first used by another runtime."""
-    return f"preparing {model} for OpenVINO, this once"
+    """Say what happens before a model is used by a backend that makes something of it."""
+    return f"preparing {model} for this backend, which takes a while"
 
 
 def describe_start(event: Started) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar, cast
 from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options
 
-BACKENDS = ("auto", "torch", "openvino")
+BACKENDS = ("auto", "torch", "compile", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 

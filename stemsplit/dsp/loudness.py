@@ -27,7 +27,7 @@ HOPS_PER_BLOCK = 4
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
 BIN_LU = 0.01
-LOWEST_LUFS, HIGHEST_LUFS = -120.0, 60.0
+LOWEST_LUFS, HIGHEST_LUFS = -200.0, 120.0
 
 Samples = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -86,10 +86,13 @@ class LoudnessMeter:
         """
         blocks = copy.deepcopy(self._blocks)
         blocks.add(self._find_blocks(self._last_hop())[0])
-        mean = blocks.mean_above(_power_of(ABSOLUTE_GATE_LUFS) / (gain * gain)) if gain else None
+        if not gain:
+            return None
+        absolute = _power_of(ABSOLUTE_GATE_LUFS) / (gain * gain)
+        mean = blocks.mean_above(absolute)
         if mean is None:
             return None
-        loud = blocks.mean_above(mean * 10 ** (RELATIVE_GATE_LU / 10))
+        loud = blocks.mean_above(max(absolute, mean * 10 ** (RELATIVE_GATE_LU / 10)))
         return None if loud is None else _lufs_of(loud * gain * gain)
 
     def _weigh(self, samples: Samples) -> tuple[Samples, Matrix]:
@@ -125,7 +128,7 @@ class LoudnessMeter:
         states = together @ self._group.response.T
         states += before @ self._group.ringing.T
         states = states.reshape(channels, -1, 4)
-        return states[:, :frames], states[:, frames]
+        return states[:, :frames], states[:, frames].copy()
 
     def _count(self, power: Samples) -> None:
         power = np.concatenate((self._power, power))
@@ -164,7 +167,7 @@ class _Blocks:
         self._sums: Matrix = np.zeros(size)
 
     def add(self, powers: Matrix) -> None:
-        """Take more blocks; those below `LOWEST_LUFS` can never pass a gate."""
+        """Take more blocks; those below `LOWEST_LUFS` pass no gate, whatever the gain may be."""
         powers = powers[powers > _power_of(LOWEST_LUFS)]
         bins = (-0.691 + 10 * np.log10(powers) - LOWEST_LUFS) / BIN_LU
         places = bins.clip(0, len(self._counts) - 1).astype(np.int64)

@@ -153,7 +153,8 @@ def stack(parts: Sequence[Tensor]) -> Tensor:
 
 def is_recorded(*tensors: Tensor) -> bool:
     """Tell whether somebody writes down what is computed: for gradients, or for a graph."""
-    if torch._C._is_tracing() or torch.compiler.is_compiling():
+    # In this order: torch.compile cannot look past the second question.
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 

@@ -118,6 +118,7 @@ class ModelEstimates(EstimateSource):
             "model": self.name,
             "weights_sha256": self._separator.model.weights_sha256,
             "stems": list(self._separator.stems),
+            "chunks": [asdict(member.model.chunk) for member in self._separator.model.members],
             "device": self._separator.device.type,
             "backend": self._separator.backend,
             "precision": self._separator.precision,

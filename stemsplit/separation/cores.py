@@ -12,11 +12,12 @@ from torch import Tensor
 
 from stemsplit import __version__
 from stemsplit.backends.choice import Core
+from stemsplit.backends.compiled_core import CompiledCore
 from stemsplit.backends.openvino_core import OpenVINOCore
 from stemsplit.backends.openvino_graph import find_shapes, make_graph, save_graph
 from stemsplit.backends.torch_core import TorchCore
 from stemsplit.backends.workers import count_workers
-from stemsplit.errors import OutputError
+from stemsplit.errors import DeviceError, OutputError
 from stemsplit.weights.graphs import find_graph
 from stemsplit.weights.store import Store
 
@@ -35,6 +36,7 @@ def make_core(
     precision: str,
     *,
     is_whole: bool = False,
+    chunk_samples: int | None = None,
     on_graph: Callable[[], None] = lambda: None,
 ) -> Core:
     """Get a network's core ready to run.
@@ -42,16 +44,26 @@ def make_core(
     Args:
         model: In evaluation mode, on the device, for just the stems that it is to give.
         device: Where to run.
-        backend: "torch" or "openvino".
+        backend: "torch", "compile" or "openvino".
         precision: "fp32", "bf16" or "fp16".
         is_whole: Whether songs come whole, of any length, instead of in chunks.
-        on_graph: Called before a graph is made, which may take half a minute.
+        chunk_samples: How long chunks are; the model's own length when None.
+        on_graph: Called before a graph or code is made, which may take half a minute.
 
     Raises:
         DeviceError: The backend cannot take this network.
     """
     if backend == "torch":
         return TorchCore(model.core, device, precision)
+    if backend == "compile":
+        if is_whole:
+            raise DeviceError(
+                "torch.compile makes code for one length, and whole songs have any",
+                help="leave out --framing original, or use --backend torch.",
+            )
+        on_graph()
+        example = _make_example(model, chunk_samples or model.chunk.samples)
+        return CompiledCore(model.core, device, precision, example, count_workers(device))
     examples = make_examples(model, any_length=is_whole or not model.chunk.fixed)
 
     def make() -> openvino.Model:
@@ -78,12 +90,14 @@ def make_examples(model: StemModel, *, any_length: bool) -> list[tuple[Tensor, .
         any_length: Whether chunks are of several lengths.
     """
     samples = model.chunk.samples
-    dice = torch.Generator().manual_seed(0)
-    examples = []
-    for length in (samples // 2, samples) if any_length else (samples,):
-        noise = 0.1 * torch.randn(1, model.channels, length, generator=dice)
-        examples.append(tuple(tensor[:1] for tensor in model.encode(noise).inputs))
-    return examples
+    lengths = (samples // 2, samples) if any_length else (samples,)
+    return [_make_example(model, length) for length in lengths]
+
+
+def _make_example(model: StemModel, samples: int) -> tuple[Tensor, ...]:
+    dice = torch.Generator().manual_seed(samples)
+    noise = 0.1 * torch.randn(1, model.channels, samples, generator=dice)
+    return tuple(tensor[:1] for tensor in model.encode(noise).inputs)
 
 
 def _name_graph(model: StemModel, examples: list[tuple[Tensor, ...]]) -> str:

@@ -27,7 +27,7 @@ class Started:
         stems: Names of the stems that will come, derived ones (residual, no_vocals) last.
         total_samples: Announced length; None where the container does not say.
         device: Where the network runs.
-        backend: What computes it there: "torch" or "openvino".
+        backend: What computes it there: "torch", "compile" or "openvino".
         precision: In what numbers: "fp32", "bf16" or "fp16".
     """
 

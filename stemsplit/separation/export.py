@@ -20,11 +20,9 @@ import torch
 from torch import nn
 
 from stemsplit import __version__
+from stemsplit.backends.one_item import TOLERANCE, Tensors
 from stemsplit.backends.onnx_graph import save_onnx
 from stemsplit.backends.openvino_graph import (
-    TOLERANCE,
-    Inputs,
-    Outputs,
     find_shapes,
     make_graph,
     measure_difference,
@@ -143,7 +141,7 @@ def _write(model: Model, entry: ModelEntry, format: str, folder: Path) -> tuple[
 
 
 def _save_openvino(
-    core: nn.Module, examples: Sequence[Inputs], expected: Sequence[Outputs], path: Path
+    core: nn.Module, examples: Sequence[Tensors], expected: Sequence[Tensors], path: Path
 ) -> float:
     """Write the graph, and measure what was written rather than what was to be."""
     save_graph(make_graph(core, examples), path)

@@ -48,10 +48,10 @@ class FramedNetwork:
             wanted: All the stems that are separated, by whatever network.
             options: Those of the separation.
             device: Where to run.
-            backend: "torch" or "openvino".
+            backend: "torch", "compile" or "openvino".
             precision: "fp32", "bf16" or "fp16".
             filtering: Held while a post-filter runs.
-            on_graph: Called before a backend makes a graph of the network, if it has to.
+            on_graph: Called before a backend makes a graph or code of the network, if it has to.
 
         Raises:
             UsageError: Options that this network cannot follow.
@@ -69,9 +69,14 @@ class FramedNetwork:
         self._precision = precision
         self._filtering = filtering
         self.framing = plan_framing(model.chunk, model.sample_rate, options)
-        is_whole = self.framing.chunk_samples is None
         self._core = make_core(
-            self._model, device, backend, precision, is_whole=is_whole, on_graph=on_graph
+            self._model,
+            device,
+            backend,
+            precision,
+            is_whole=self.framing.chunk_samples is None,
+            chunk_samples=self.framing.chunk_samples,
+            on_graph=on_graph,
         )
         self.places = torch.tensor([wanted.index(stem) for stem in mine])
         self.shares = torch.tensor([weights[stem] for stem in mine])

@@ -29,7 +29,7 @@ class Options:
         two_stems: One stem S and, as "no_S", the mixture minus it. Excludes `stems` and `residual`.
         residual: Add the stem "residual": the mixture minus the sum of all other stems given.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        backend: "auto", "torch" or "openvino": what computes the network there.
+        backend: "auto", "torch", "compile" or "openvino": what computes the network there.
         threads: How many threads a processor's network may use; None for torch's own choice. It
             is torch's number for the whole process from then on.
         precision: "auto", "fp32", "bf16" or "fp16" for the network; signals stay float32.

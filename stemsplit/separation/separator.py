@@ -60,7 +60,7 @@ class Separator:
         options: As given.
         stems: Names of what comes out, the derived one last.
         device: Where the network runs.
-        backend: What computes it there: "torch" or "openvino".
+        backend: What computes it there: "torch", "compile" or "openvino".
         precision: "fp32", "bf16" or "fp16".
     """
 
@@ -78,8 +78,8 @@ class Separator:
             model: From `load_model`. It goes to the device; what its weights are now is what will
                 be used, whatever becomes of them later.
             options: The defaults when None.
-            on_graph: Called before a backend makes a graph of a network's weights; that is done
-                once, and may take half a minute.
+            on_graph: Called before a backend makes a graph or code of a network; that may take
+                half a minute.
             **overrides: Fields of `Options` to replace: `Separator(model, stems=("vocals",))`.
 
         Raises:

@@ -98,7 +98,7 @@ def test_lines() -> None:
     assert out.getvalue().splitlines() == [
         "downloading tiny: 5 B",
         "downloading tiny: 20 kB of 20 kB",
-        "preparing tiny for OpenVINO, this once ...",
+        "preparing tiny for this backend, which takes a while ...",
         "[1/3] a.mp3: 1:40, 1000 Hz, mono -> vocals, other (cpu, torch, fp32)",
         "[1/3] a.mp3: 50%, 4.5x real time, 0:11 left",
         "[1/3] a.mp3: note: clipped\\x1b",

@@ -119,6 +119,15 @@ def test_levels_that_lie_close_around_both_gates_are_told_apart():
     assert measure(samples, 8000) == pytest.approx(expected, abs=2e-3)
 
 
+def test_what_the_absolute_gate_dropped_stays_out_of_a_quiet_stream():
+    parts = [(-65.0, 10), (-74.0, 50)]
+    tone = np.concatenate([sine(8000, s, 1000.0, 10 ** (db / 20)) for db, s in parts], axis=1)
+    tone = np.concatenate([tone, tone])
+    expected = integrate(weigh(tone, 8000), 800)
+    assert expected == pytest.approx(-65.0, abs=0.3)
+    assert measure(tone, 8000) == pytest.approx(expected, abs=2e-3)
+
+
 def test_memory_is_that_of_a_short_stream():
     meter, second = LoudnessMeter(8000, 1), sine(8000, 1.0)
     tracemalloc.start()

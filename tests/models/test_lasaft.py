@@ -15,6 +15,9 @@ from torch import Tensor
 
 from stemsplit.errors import CheckpointError, UnsafeWeightsError
 from stemsplit.models.base import StemModel
+from stemsplit.models.blocks import conditioning
+from stemsplit.models.blocks.conditioning import Attention, Condition, LaSAFT
+from stemsplit.models.blocks.intermediate import TDF, has_channels_last
 from stemsplit.models.lasaft import ConditionedUNet, ConditionedUNetConfig
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.build import build_model
@@ -115,6 +118,29 @@ def test_only_the_conditions_of_the_wanted_stems_run(tmp_path: Path) -> None:
     asked.clear()
     assert relative(stems, model(chunk)[:, [2, 0]]) < 1e-6
     assert asked == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("frames", [1, 5, 12, 13])
+@torch.no_grad()
+def test_frames_are_transformed_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, frames: int
+) -> None:
+    torch.manual_seed(0)
+    tdf = TDF(4, 10, 3 * 10, 6, "relu", bias=True, affine=True)
+    transform = LaSAFT(tdf, Attention(5, 2, 3)).eval()
+    for tensor in transform.buffers():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    x = torch.randn(2, 4, 12, 10).contiguous(memory_format=layout)
+    condition = Condition(1, torch.randn(2, 5), None, None)
+    monkeypatch.setattr(conditioning, "FRAMES_AT_ONCE", 100)
+    expected = transform(x, condition)
+    monkeypatch.setattr(conditioning, "FRAMES_AT_ONCE", frames)
+    got = transform(x, condition)
+    assert got.shape == expected.shape == (2, 4, 12, 10)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    assert has_channels_last(got) == has_channels_last(expected)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stemsplit.models.blocks.intermediate import ACTIVATIONS
+from stemsplit.models.unet import RAMP_FRAMES
 from stemsplit.weights.convert import Array, Checkpoint
 from stemsplit.weights.described.brought import Brought, Shelf
 from stemsplit.weights.described.candidate import Candidate, build_candidate, check_stem
@@ -258,6 +259,8 @@ def _check_sizes(values: Values, config: Mapping[str, Any], *, halves_time: bool
         values.refuse("num_frame", f"is {frames}, which does not halve at {len(halved)} levels")
     # As the networks plan their chunks: what is not heard at either end, and the cross-fade.
     trim, border = math.ceil(_TRIM / hop), math.ceil(config["n_fft"] / hop)
-    shared = 2 * max(trim, border) + min(16, frames // 8) if halves_time else 2 * border + 2
+    shared = (
+        2 * max(trim, border) + min(RAMP_FRAMES, frames // 8) if halves_time else 2 * border + 2
+    )
     if hop >= config["n_fft"] or frames - 1 <= max(2 * trim, shared / _MOST_SHARED):
         values.refuse("num_frame", f"is {frames}, at {hop} samples each: too short to be joined")
