@@ -21,8 +21,11 @@ from torch import Tensor
 from stemsplit.errors import CheckpointError
 from stemsplit.models.base import StemModel
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
+from stemsplit.models.unet import IntermediateBlockUNet, IntermediateBlockUNetConfig
+from stemsplit.separation.plan import MAX_OVERLAP
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.convert import read_checkpoint
+from stemsplit.weights.described.lightning import _check_sizes
 from stemsplit.weights.described.values import LARGEST, read_yaml
 from stemsplit.weights.entry import ModelEntry
 from stemsplit.weights.keymaps import build_keymap
@@ -597,3 +600,24 @@ def test_hyper_parameters_that_are_wrong_do_not_hide_a_known_model(tmp_path: Pat
     )
     with pytest.raises(CheckpointError, match="unfreeze_stft_from is 3"):
         describe(path)
+
+
+class Refusals:
+    """Stands for a checkpoint's values: notes what is refused."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def refuse(self, key: str, why: str) -> None:
+        self.keys.append(key)
+
+
+@pytest.mark.parametrize("windows", [38, 40, 42, 43, 44, 46])
+def test_pieces_are_refused_where_the_network_would_share_too_much(windows: int) -> None:
+    config = IntermediateBlockUNetConfig(
+        ("vocals",), n_fft=windows * 128, hop_length=128, blocks=3, width=1, bottleneck_factor=64
+    )
+    refusals = Refusals()
+    _check_sizes(refusals, {**vars(config), "time_levels": "all"}, halves_time=True)  # type: ignore[arg-type]  # all that it asks of them
+    is_too_much = IntermediateBlockUNet(config).chunk.overlap >= MAX_OVERLAP
+    assert refusals.keys == (["num_frame"] if is_too_much else [])
