@@ -88,6 +88,16 @@ def test_a_backend_that_is_none(
     )
 
 
+def test_the_backend_that_is_taken_without_openvino(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stemsplit.backends.openvino_core.is_installed", lambda: False)
+    for variable, taken in (("", "torch"), ("compile", "compile")):
+        monkeypatch.setenv("STEMSPLIT_BACKEND", variable)
+        found = examine(capsys, 0)["openvino"]["found"]
+        assert f"--backend auto takes {taken}." in found
+
+
 def test_a_cache_that_cannot_be_written_to(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
