@@ -147,7 +147,8 @@ def find_workers() -> set[int]:
 
 
 def test_workers_and_a_node_die_and_every_song_is_done_once_as_on_one_machine(nodes: Any):
-    write_songs(11)
+    # Long enough that whoever is killed has one in its hands, however late its driver hears.
+    write_songs(11, 15.0)
     write_song(Path("in/broken.wav"), 1.0)
     Path("in/broken.wav").write_bytes(b"RIFF but not really" * 50)
     task = make_task()
