@@ -12,7 +12,12 @@ from torch import nn
 
 from stemsplit.backends.folding import fold_norms
 from stemsplit.backends.one_item import TOLERANCE, Tensors, compare, run_items
-from stemsplit.backends.torch_core import PRECISIONS, copy_core, explain_lack_of_memory
+from stemsplit.backends.torch_core import (
+    PRECISIONS,
+    copy_core,
+    explain_lack_of_memory,
+    run_core,
+)
 from stemsplit.errors import DeviceError
 
 LOWERED_TOLERANCE = 0.1
@@ -115,8 +120,6 @@ class CompiledCore:
         return code
 
     def _run(self, core: Callable[..., Any], inputs: Tensors) -> Tensors:
-        lowered = self._dtype is not torch.float32
-        with torch.no_grad(), torch.autocast(self._device.type, self._dtype, enabled=lowered):
-            outputs = core(*inputs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float() for output in outputs)
+        # Whether gradients are wanted is one of the things that torch makes code anew for.
+        with torch.no_grad():
+            return run_core(core, inputs, self._device, self._dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,13 +110,26 @@ class TorchCore:
         Returns:
             The core's outputs, float32, on the device.
         """
-        lowered = self._dtype is not torch.float32
         if self._channels_last:
             inputs = tuple(_to_channels_last(tensor) for tensor in inputs)
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=lowered):
-            outputs = self._core(*inputs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float() for output in outputs)
+        return run_core(self._core, inputs, self._device, self._dtype)
+
+
+def run_core(
+    core: Callable[..., Any], inputs: tuple[Tensor, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Run a network in the numbers asked for; float32 goes in and comes out.
+
+    Args:
+        core: The network, or what was made of it.
+        inputs: On the device.
+        device: Where it runs.
+        dtype: One of `PRECISIONS`.
+    """
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        outputs = core(*inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return tuple(output.float() for output in outputs)
 
 
 @contextlib.contextmanager
