@@ -78,6 +78,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 patch.delenv(name)
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        # Where Ray notes the last cluster's address, in a folder that it does not make.
+        patch.setenv("RAY_TMPDIR", temporary)
+        Path(temporary, "ray").mkdir()
         patch.setenv("STEMSPLIT_REGISTRY", str(write_tiny_registry(own)))
         patch.setenv("STEMSPLIT_CACHE", str(own / "cache"))
         cluster = Nodes(initialize_head=True, head_node_args=head)

@@ -135,12 +135,13 @@ def test_memory_is_that_of_a_short_stream():
         for _ in range(10):
             meter.feed(second)
         after_ten = tracemalloc.get_traced_memory()[0]
-        for _ in range(290):
+        for _ in range(1000):
             meter.feed(second)
         after_all = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert after_all < after_ten + 1000
+    # A number for each of the blocks would be 80000 bytes. Python's own counting moves by some.
+    assert after_all < after_ten + 8000
 
 
 def test_what_overflows_has_no_loudness():
