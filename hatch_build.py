@@ -21,10 +21,12 @@ FOLDER = Path("stemsplit", "backends", "native")
 SOURCES = (FOLDER / "convolution.c", FOLDER / "planes.c")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 X86 = {
-    "avx2": ("-DLANES=8", "-mavx2", "-mfma"),
-    "avx512": ("-DLANES=16", "-mavx512f", "-mfma", "-mprefer-vector-width=512"),
+    "avx2": ("-DLANES=8", "-DREGISTERS=16", "-mavx2", "-mfma"),
+    "avx512": ("-DLANES=16", "-DREGISTERS=32", "-mavx512f", "-mfma", "-mprefer-vector-width=512"),
+    # Half as long: some processors take a long vector in two steps, and short ones fill better.
+    "avx512vl": ("-DLANES=8", "-DREGISTERS=32", "-mavx512vl", "-mfma", "-mprefer-vector-width=256"),
 }
-ARM = {"neon": ("-DLANES=4",)}
+ARM = {"neon": ("-DLANES=4", "-DREGISTERS=32")}
 VARIANTS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
 

@@ -47,7 +47,7 @@ def _is_large(layer: nn.Module) -> TypeIs[nn.Conv2d | nn.ConvTranspose2d]:
 
 
 class ProductConv2d(nn.Module):
-    """A convolution, or a transposed one, for inference.
+    """A convolution, or a transposed one, in float32, for inference.
 
     Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out), channels last in memory.
     """
@@ -76,8 +76,9 @@ class ProductConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out)."""
-        pixels = x.permute(0, 2, 3, 1)
-        out = self._transpose(pixels) if self._is_transposed else self._convolve(pixels)
+        pixels = x.float().permute(0, 2, 3, 1)
+        with torch.autocast(x.device.type, enabled=False):
+            out = self._transpose(pixels) if self._is_transposed else self._convolve(pixels)
         if self.bias is not None:
             out += self.bias
         return out.permute(0, 3, 1, 2)

@@ -43,18 +43,19 @@ def build() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module", params=[4, 8, 16])
+@pytest.fixture(scope="module", params=[(4, 32), (8, 16), (8, 32), (16, 32)], ids=str)
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Return the convolutions for vectors of any processor, compiled for this one."""
     compiler = shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("there is no C compiler")
-    target = tmp_path_factory.mktemp("native") / f"{request.param}.so"
+    target = tmp_path_factory.mktemp("native") / "convolution.so"
     flags = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared")
     folder = ROOT / "stemsplit" / "backends" / "native"
     sources = [str(folder / name) for name in ("convolution.c", "planes.c")]
-    lanes = f"-DLANES={request.param}"
-    subprocess.run([compiler, *flags, lanes, *sources, "-o", str(target)], check=True)
+    lanes, registers = request.param
+    kind = (f"-DLANES={lanes}", f"-DREGISTERS={registers}")
+    subprocess.run([compiler, *flags, *kind, *sources, "-o", str(target)], check=True)
     return Library(target)
 
 
@@ -262,8 +263,57 @@ class TestChoice:
         assert [type(layer) for layer in net] == [NativeConv2d, nn.Conv2d, nn.Conv2d]
         assert weights.requires_grad, "the layer itself stays as it was"
 
+    @pytest.mark.parametrize("halves", [False, True])
+    def test_long_vectors_are_for_processors_that_take_them_whole(
+        self, halves: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Compiled:
+            def __init__(self, path: Path) -> None:
+                self.name = path.stem
+                self.halves = halves and path.stem == "convolution-avx512"
+
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(library_module, "Library", Compiled)
+        found = find_library()
+        assert isinstance(found, Compiled)
+        assert found.name == ("convolution-avx512vl" if halves else "convolution-avx512")
+
+    def test_long_vectors_are_better_than_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Compiled:
+            halves = True
+
+            def __init__(self, path: Path) -> None:
+                if path.stem != "convolution-avx512":
+                    raise OSError(path)
+
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(library_module, "Library", Compiled)
+        assert isinstance(find_library(), Compiled)
+
 
 class TestBuild:
+    def test_all_libraries_of_a_machine_give_the_same_bits(
+        self, build: ModuleType, tmp_path: Path
+    ) -> None:
+        capabilities = {"AVX2": ["avx2"], "AVX512": ["avx2", "avx512", "avx512vl"]}
+        here = capabilities.get(torch.backends.cpu.get_cpu_capability(), [])
+        (tmp_path / build.FOLDER).mkdir(parents=True)
+        for source in build.SOURCES:
+            shutil.copy(ROOT / source, tmp_path / source)
+        if len(here) < 2 or any(name in here for name in build.compile_libraries(tmp_path)):
+            pytest.skip("this machine has one kind of vectors, or no C compiler")
+        torch.manual_seed(0)
+        layer, norm = nn.Conv2d(21, 26, 3, padding=1), nn.BatchNorm2d(26)
+        randomise(layer)
+        randomise(norm)
+        pieces, image = Fusion(layer, behind=(norm, nn.LeakyReLU(0.1))), draw(2, 21, 19, 30)
+        paths = [tmp_path / build.FOLDER / f"convolution-{name}.so" for name in here]
+        with torch.no_grad():
+            given = [fuse(Library(path), pieces)(image) for path in paths]
+        assert all(torch.equal(given[0], other) for other in given[1:])
+
     def test_without_a_compiler_nothing_is_left(
         self, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -297,7 +347,7 @@ class TestBuild:
             pytest.skip("there is no C compiler")
         source = ROOT / "stemsplit" / "backends" / "native" / "convolution.c"
         target = tmp_path / "old.so"
-        flags = ("-std=gnu11", "-DLANES=4", "-w", "-fPIC", "-shared")
+        flags = ("-std=gnu11", "-DLANES=4", "-DREGISTERS=32", "-w", "-fPIC", "-shared")
         subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
         with pytest.raises(OSError, match="other sources"):
             Library(target)

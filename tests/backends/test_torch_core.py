@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_weights import randomise
 from torch import nn
 
+from stemsplit.backends import torch_core
 from stemsplit.backends.torch_core import (
     TorchCore,
     explain_lack_of_memory,
@@ -11,6 +13,10 @@ from stemsplit.backends.torch_core import (
     find_precision,
 )
 from stemsplit.errors import DeviceError, UnknownNameError
+from stemsplit.models.base import StemModel
+from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+
+PRECISIONS = ("fp32", "bf16")
 
 
 def test_devices_by_name() -> None:
@@ -39,7 +45,7 @@ def test_precisions() -> None:
         find_precision("fp16", cpu)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @torch.no_grad()
 def test_it_gives_what_the_core_gives_in_float32(precision: str) -> None:
     torch.manual_seed(0)
@@ -49,6 +55,26 @@ def test_it_gives_what_the_core_gives_in_float32(precision: str) -> None:
     (got,) = TorchCore(core, torch.device("cpu"), precision)((image,))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.parametrize("has_matrices", [False, True])
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@torch.no_grad()
+def test_every_architecture_runs_in_bf16(
+    name: str, has_matrices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_core, "_has_bf16_matrices", lambda: has_matrices)
+    kind = find_architecture(name)
+    model: StemModel = kind(kind.Config.tiny(("vocals", "drums", "bass"))).eval()
+    randomise(model)
+    dice = torch.Generator().manual_seed(1)
+    inputs, _ = model.encode(0.2 * torch.randn(1, 2, model.chunk.samples, generator=dice))
+    cpu = torch.device("cpu")
+    exact, lowered = (TorchCore(model.core, cpu, precision)(inputs) for precision in PRECISIONS)
+    for plain, ours in zip(exact, lowered, strict=True):
+        assert ours.dtype == torch.float32
+        # The bar of a song is 40 dB, which is 1e-2; these are a few frames of random weights.
+        assert (ours - plain).norm() <= 3e-2 * plain.norm()
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@
    are read as if their channels stood one behind the other.
 
    Pixels lie one after the other in memory, each with all of its channels: a vector holds LANES
-   channels of one pixel. Vectors are GCC's and Clang's own extension of C; nothing here names a
-   processor. Numbers are float32; sizes, strides and offsets count floats.
+   channels of one pixel. Vectors are GCC's and Clang's own extension of C; no processor's own
+   instructions are named. Numbers are float32; sizes, strides and offsets count floats.
 
    One file, though a long one: its functions are fast because they become one another's. */
 
 #include <stdint.h>
 #include <string.h>
 
-#ifndef LANES
-#error "say how many floats a vector of the processor holds: -DLANES=8"
+#if !defined(LANES) || !defined(REGISTERS)
+#error "say how many floats a vector holds, and how many there are: -DLANES=8 -DREGISTERS=16"
 #endif
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -36,9 +36,9 @@ typedef int64_t i64;
 
 enum { TILE = 4, TAPS = 3, SIDE = TILE + TAPS - 1, POINTS = SIDE * SIDE };
 
-/* Products per step of a matrix product, in vectors: as many as stay in the processor's registers,
-   16 of 256 bits or 32 of another length. */
-#if LANES == 8
+/* Products per step of a matrix product, in vectors: as many as stay in the processor's
+   registers. */
+#if REGISTERS < 32
 enum { HIGH_3 = 4, HIGH_2 = 6, HIGH_1 = 12, SUMS = 12 };
 #else
 enum { HIGH_3 = 8, HIGH_2 = 12, HIGH_1 = 12, SUMS = 24 };
@@ -420,6 +420,16 @@ KERNEL int64_t stemsplit_count_tiles(const Task *task) {
 }
 
 KERNEL int32_t stemsplit_lanes(void) { return LANES; }
+
+/* Whether this processor takes such vectors in two steps, as AMD's Zen 4 those of 512 bits. */
+KERNEL int32_t stemsplit_halves(void) {
+#if LANES == 16 && defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amdfam19h") != 0;
+#else
+    return 0;
+#endif
+}
 
 /* Bytes of a Task, for whoever lays one out in another language. */
 KERNEL int64_t stemsplit_task_size(void) { return sizeof(Task); }

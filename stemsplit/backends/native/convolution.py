@@ -42,7 +42,7 @@ class Epilogue(NamedTuple):
 
 
 class NativeConv2d(nn.Module):
-    """A convolution in float32 on a processor, for inference.
+    """A convolution in float32 on a processor, for inference. What comes in bf16 is raised.
 
     Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out), channels last in memory.
     """
@@ -123,7 +123,7 @@ class NativeConv2d(nn.Module):
         if self._is_padded:
             wide += -wide % self._library.lanes
         rows, columns = self._find_size(x.shape[2], x.shape[3])
-        pixels = new_empty(x, (x.shape[0], rows, columns, wide))
+        pixels = new_empty(x, (x.shape[0], rows, columns, wide), torch.float32)
         return pixels[..., : self._channels].permute(0, 3, 1, 2)
 
     def _check(self, parts: Sequence[Tensor], size: Sequence[int], *images: Tensor | None) -> None:
@@ -217,7 +217,9 @@ def _describe_source(grid: Grid, part: Tensor) -> Source:
 
 
 def _turn(image: Tensor) -> Tensor:
-    """Return an image whose channels lie side by side: itself, or a copy."""
+    """Return an image in float32 whose channels lie side by side: itself, or a copy."""
+    if image.dtype == torch.bfloat16:
+        image = image.float()
     if image.stride(1) == 1 or image.shape[1] == 1:
         return image
     return image.contiguous(memory_format=torch.channels_last)

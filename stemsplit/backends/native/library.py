@@ -2,6 +2,7 @@
 
 `hatch_build.py` compiles them when the package is built, for every kind of vectors that
 the processor's family has. Where there was no compiler there is none, and torch does the work.
+All give the same to the last bit: which is taken makes a difference to the time only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 VARIABLE = "STEMSPLIT_NATIVE"
 """0 leaves the convolutions to torch."""
 
-_LIBRARIES = {"AVX512": "avx512", "AVX2": "avx2"}
+_LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 
 
 class Source(ctypes.Structure):
@@ -89,6 +90,7 @@ class Library:
 
     Attributes:
         lanes: How many numbers its vectors hold.
+        halves: Whether this processor takes them in two steps.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +105,8 @@ class Library:
         library = ctypes.CDLL(str(path))
         others = f"{path.name} was built from other sources than these"
         try:
-            library.stemsplit_lanes.restype = ctypes.c_int32
+            for function in (library.stemsplit_lanes, library.stemsplit_halves):
+                function.restype = ctypes.c_int32
             for function in (
                 library.stemsplit_task_size,
                 library.stemsplit_count_tiles,
@@ -118,6 +121,7 @@ class Library:
         if sizes != (ctypes.sizeof(Task), ctypes.sizeof(Planes)):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
+        self.halves = bool(library.stemsplit_halves())
         self._library = library
 
     def pack(self, task: Task, taps: Tensor) -> Tensor:
@@ -173,12 +177,16 @@ def find_library() -> Library | None:
     """Return the library for this processor; None where there is none, or it is not wanted."""
     if os.environ.get(VARIABLE) == "0":
         return None
-    name = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability())
+    names = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ())
     if platform.machine().lower() in ("arm64", "aarch64"):
-        name = "neon"
-    if name is None:
-        return None
-    try:
-        return Library(Path(__file__).parent / f"convolution-{name}.so")
-    except OSError:
-        return None
+        names = ("neon",)
+    found = None
+    for name in names:
+        try:
+            library = Library(Path(__file__).parent / f"convolution-{name}.so")
+        except OSError:
+            continue
+        if not library.halves:
+            return library
+        found = library
+    return found

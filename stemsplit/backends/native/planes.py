@@ -31,7 +31,7 @@ def fits_planes(layer: nn.Module) -> TypeIs[nn.Conv2d]:
 
 
 class NativePlanesConv2d(nn.Module):
-    """A convolution in float32 on a processor, for inference.
+    """A convolution in float32 on a processor, for inference. What comes in bf16 is raised.
 
     Shape: (B, 1, H, W) -> (B, C_out, H_out, W_out), contiguous.
     """
@@ -57,7 +57,7 @@ class NativePlanesConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, 1, H, W) -> (B, C_out, H_out, W_out)."""
-        x = x.contiguous()
+        x = (x.float() if x.dtype == torch.bfloat16 else x).contiguous()
         outs = len(self.kernels)
         rows, columns = (
             length + 2 * pad - self._dilation * (taps - 1)
