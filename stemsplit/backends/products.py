@@ -39,6 +39,7 @@ def _is_large(layer: nn.Module) -> TypeIs[nn.Conv2d | nn.ConvTranspose2d]:
     return (
         isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
         and layer.weight.numel() >= FEWEST_NUMBERS
+        and layer.weight.dtype == torch.float32
         and layer.groups == 1
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)

@@ -94,7 +94,7 @@ class TorchCore:
             isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
         )
         if self._channels_last:
-            if precision == "fp32" or not _has_bf16_matrices():
+            if precision == "fp32" or not _has_amx():
                 use_native_convolutions(self._core)
                 use_products(self._core)
             self._core = split_phases(self._core)
@@ -115,10 +115,10 @@ class TorchCore:
         return run_core(self._core, inputs, self._device, self._dtype)
 
 
-def _has_bf16_matrices() -> bool:
-    """Tell whether this processor multiplies whole matrices in bf16, as Intel's AMX does.
+def _has_amx() -> bool:
+    """Tell whether this is one of Intel's processors that multiply whole matrices in bf16.
 
-    That is faster than a third of the products in fp32; bf16 in vectors alone is not.
+    That should be faster than a third of the products in fp32; bf16 in vectors alone is not.
     """
     ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return ask is not None and bool(ask())
@@ -134,6 +134,9 @@ def run_core(
         inputs: On the device.
         device: Where it runs.
         dtype: One of `PRECISIONS`.
+
+    Returns:
+        Its outputs, float32; of one that returns no tuple, the one that there is.
     """
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
         outputs = core(*inputs)

@@ -197,6 +197,19 @@ def test_large_and_small_numbers_keep_their_digits(library: Library) -> None:
     assert native(poisoned).isnan().any(), "what is wrong is seen"
 
 
+@torch.no_grad()
+def test_bf16_is_made_float32_first(library: Library) -> None:
+    torch.manual_seed(4)
+    layer, planes = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(1, 2, 3)
+    native = fuse(library, Fusion(layer, behind=(nn.ReLU(),), gives_bare=True, takes_plus=True))
+    x, plus = (draw(2, 8, 9, number).bfloat16() for number in (10, 10))
+    for one, exact in zip(native(x, plus), native(x.float(), plus.float()), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, exact)
+    of_one = NativePlanesConv2d(library, planes)
+    assert torch.equal(of_one(x[:, :1]), of_one(x[:, :1].float()))
+
+
 def test_wrong_images_are_refused(library: Library) -> None:
     native = fuse(library, Fusion(nn.Conv2d(8, 8, 3, padding=1), takes_plus=True)).conv
     x = torch.zeros(1, 8, 6, 6)
@@ -299,20 +312,37 @@ class TestBuild:
     ) -> None:
         capabilities = {"AVX2": ["avx2"], "AVX512": ["avx2", "avx512", "avx512vl"]}
         here = capabilities.get(torch.backends.cpu.get_cpu_capability(), [])
+        if len(here) < 2 or build.find_compiler() is None:
+            pytest.skip("this machine has one kind of vectors, or no C compiler")
         (tmp_path / build.FOLDER).mkdir(parents=True)
         for source in build.SOURCES:
             shutil.copy(ROOT / source, tmp_path / source)
-        if len(here) < 2 or any(name in here for name in build.compile_libraries(tmp_path)):
-            pytest.skip("this machine has one kind of vectors, or no C compiler")
-        torch.manual_seed(0)
-        layer, norm = nn.Conv2d(21, 26, 3, padding=1), nn.BatchNorm2d(26)
-        randomise(layer)
+        assert not set(here) & set(build.compile_libraries(tmp_path))
+        folder = tmp_path / build.FOLDER
+        libraries = [Library(folder / f"convolution-{name}.so") for name in here]
+        norm, image = nn.BatchNorm2d(26), draw(2, 21, 19, 30)
         randomise(norm)
-        pieces, image = Fusion(layer, behind=(norm, nn.LeakyReLU(0.1))), draw(2, 21, 19, 30)
-        paths = [tmp_path / build.FOLDER / f"convolution-{name}.so" for name in here]
-        with torch.no_grad():
-            given = [fuse(Library(path), pieces)(image) for path in paths]
-        assert all(torch.equal(given[0], other) for other in given[1:])
+        for channels in (26, 2):
+            for kind, shape in LAYERS.values():
+                layer = kind(21, channels, **shape)
+                randomise(layer)
+                behind = (norm, nn.LeakyReLU(0.1)) if channels == 26 else ()
+                with torch.no_grad():
+                    given = [fuse(one, Fusion(layer, behind=behind))(image) for one in libraries]
+                assert all(torch.equal(given[0], other) for other in given[1:])
+        planes = nn.Conv2d(1, 3, (3, 5))
+        of_one = [NativePlanesConv2d(one, planes)(image[:, :1]) for one in libraries]
+        assert all(torch.equal(of_one[0], other) for other in of_one[1:])
+
+    def test_only_long_vectors_are_halved_and_by_one_family(self, library: Library) -> None:
+        told = Path("/proc/cpuinfo")
+        if library.lanes < 16 or not told.exists():
+            assert library.lanes == 16 or not library.halves
+            return
+        said = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line)
+        facts = {key.strip(): value.strip() for key, value in said.items()}
+        is_amd = facts.get("vendor_id") == "AuthenticAMD"
+        assert library.halves == (is_amd and facts.get("cpu family") == "25")
 
     def test_without_a_compiler_nothing_is_left(
         self, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

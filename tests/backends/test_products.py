@@ -22,16 +22,22 @@ def make_layers() -> list[nn.Conv2d | nn.ConvTranspose2d]:
     ]
 
 
+@pytest.mark.parametrize("is_lowered", [False, True])
 @pytest.mark.parametrize("at_once", [1 << 22, 700])
 @pytest.mark.parametrize("index", range(len(make_layers())))
-def test_products_are_the_layers(index: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_the_layers(
+    index: int, at_once: int, is_lowered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(products, "MOST_AT_ONCE", at_once)
     layer = make_layers()[index]
     randomise(layer, seed=index)
     x = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(index))
+    x = x.bfloat16() if is_lowered else x
     with torch.no_grad():
-        expected = layer(x)
-        given = ProductConv2d(layer)(x.contiguous(memory_format=torch.channels_last))
+        expected = layer(x.float())
+        with torch.autocast("cpu", enabled=is_lowered):
+            given = ProductConv2d(layer)(x.contiguous(memory_format=torch.channels_last))
+    assert given.dtype == torch.float32
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 

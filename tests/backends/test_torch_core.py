@@ -57,13 +57,13 @@ def test_it_gives_what_the_core_gives_in_float32(precision: str) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
 
 
-@pytest.mark.parametrize("has_matrices", [False, True])
+@pytest.mark.parametrize("has_amx", [False, True])
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 @torch.no_grad()
 def test_every_architecture_runs_in_bf16(
-    name: str, has_matrices: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, has_amx: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_core, "_has_bf16_matrices", lambda: has_matrices)
+    monkeypatch.setattr(torch_core, "_has_amx", lambda: has_amx)
     kind = find_architecture(name)
     model: StemModel = kind(kind.Config.tiny(("vocals", "drums", "bass"))).eval()
     randomise(model)

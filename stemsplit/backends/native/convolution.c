@@ -21,6 +21,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #if !defined(LANES) || !defined(REGISTERS)
 #error "say how many floats a vector holds, and how many there are: -DLANES=8 -DREGISTERS=16"
@@ -421,14 +424,17 @@ KERNEL int64_t stemsplit_count_tiles(const Task *task) {
 
 KERNEL int32_t stemsplit_lanes(void) { return LANES; }
 
-/* Whether this processor takes such vectors in two steps, as AMD's Zen 4 those of 512 bits. */
+/* Whether this processor takes such vectors in two steps: AMD's family 19h (of which Zen 4 has
+   vectors of 512 bits) does. */
 KERNEL int32_t stemsplit_halves(void) {
+    int32_t halves = 0;
 #if LANES == 16 && defined(__x86_64__)
-    __builtin_cpu_init();
-    return __builtin_cpu_is("amdfam19h") != 0;
-#else
-    return 0;
+    unsigned eax, ebx, ecx, edx;
+    const int is_amd = __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ecx == signature_AMD_ecx;
+    if (is_amd && __get_cpuid(1, &eax, &ebx, &ecx, &edx))
+        halves = (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;
 #endif
+    return halves;
 }
 
 /* Bytes of a Task, for whoever lays one out in another language. */

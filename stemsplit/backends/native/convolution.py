@@ -42,7 +42,7 @@ class Epilogue(NamedTuple):
 
 
 class NativeConv2d(nn.Module):
-    """A convolution in float32 on a processor, for inference. What comes in bf16 is raised.
+    """A convolution in float32 on a processor, for inference. bf16 is made float32 first.
 
     Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out), channels last in memory.
     """

@@ -2,7 +2,7 @@
 
 `hatch_build.py` compiles them when the package is built, for every kind of vectors that
 the processor's family has. Where there was no compiler there is none, and torch does the work.
-All give the same to the last bit: which is taken makes a difference to the time only.
+Those of one machine give the same to the last bit: which is taken changes the time alone.
 """
 
 from __future__ import annotations

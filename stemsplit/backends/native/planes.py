@@ -31,7 +31,7 @@ def fits_planes(layer: nn.Module) -> TypeIs[nn.Conv2d]:
 
 
 class NativePlanesConv2d(nn.Module):
-    """A convolution in float32 on a processor, for inference. What comes in bf16 is raised.
+    """A convolution in float32 on a processor, for inference. bf16 is made float32 first.
 
     Shape: (B, 1, H, W) -> (B, C_out, H_out, W_out), contiguous.
     """

@@ -164,7 +164,8 @@ def has_channels_last(image: Tensor) -> bool:
 
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a matrix to the bins. Shape: (B, C, N, F_in), (F_out, F_in) -> (B, C, N, F_out)."""
-    if not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
+    is_lowered = torch.is_autocast_enabled(x.device.type)
+    if is_lowered or not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
         return functional.linear(x, weight, bias)
     # Channels stay side by side: to turn the image would take as long as this.
     frames = x.permute(0, 2, 3, 1).flatten(0, 1)
