@@ -5,11 +5,14 @@
     python benchmarks/cluster.py --plan --speed 60 --workers 16 --machines 10 --price 0.8 ...
 
 Measured are, in turns and on the same songs: the local engine with one thread; Ray with one worker
-of one core; Ray with two such workers. Songs are counted once all workers are at work, and no more
-when the first of them runs out. The differences:
+of one thread; Ray with two such workers; and Ray with one worker where everything, Ray and ffmpeg
+included, shares one core. Songs are counted once all workers are at work, and no more when the
+first of them runs out. The differences:
 
     overhead per song       Ray with one worker, less the local engine
-    two workers beside one  songs per second of the one and of the other
+    two workers beside one  songs per second of the one and of the other; one worker may use the
+                            other core, too, for what is not its network
+    two cores beside one    songs per second of two workers on all cores, and of one on one core
 
 What comes once, whatever the number of songs, has a column of its own: the time until the first
 song is through, in which Ray starts, workers load the model, and the song itself is done.
@@ -29,18 +32,42 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from songs import find_excerpt, run_apart, write_song
 
 OVERHEAD_BAR_MS = 100.0
 GAIN_BAR = 1.8
 WORKERS_AT_MOST = 2
-KINDS = {"local": ("local", 1), "ray": ("ray", 1), "ray, two workers": ("ray", WORKERS_AT_MOST)}
+
+
+class Kind(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        engine: "local" or "ray".
+        workers: Of one thread each.
+        is_confined: Whether everything shares one core.
+    """
+
+    engine: str
+    workers: int
+    is_confined: bool = False
+
+
+KINDS = {
+    "local": Kind("local", 1),
+    "ray": Kind("ray", 1),
+    "ray, two workers": Kind("ray", WORKERS_AT_MOST),
+}
+ON_ONE_CORE = "ray, on one core"
+if hasattr(os, "sched_setaffinity"):
+    KINDS[ON_ONE_CORE] = Kind("ray", 1, is_confined=True)
 
 COUNTS = (100_000, 100_000_000)
 
 
-def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, result: str) -> None:
+def time_songs(folder: str, model: str, kind: Kind, done: bool, result: str) -> None:
     """Do all songs of a folder; write down the seconds of a song, and those until the first's end.
 
     Seconds of a song are counted between the ends of two, while all workers are at work. Two
@@ -51,13 +78,15 @@ def time_songs(folder: str, model: str, engine: str, workers: int, done: bool, r
     Args:
         folder: With `in`, and `out`, which is kept.
         model: Its name.
-        engine: "local" or "ray".
-        workers: Of one thread each.
+        kind: What to time.
         done: Whether the stems are there already: that measures skipping.
         result: The file for the numbers.
     """
     from stemsplit.backends.process import keep_freed_memory, let_idle_threads_sleep
 
+    if kind.is_confined:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    engine, workers = kind.engine, kind.workers
     let_idle_threads_sleep()
     from stemsplit.batch.catalogue import open_catalogue
     from stemsplit.batch.cluster import run_on_cluster
@@ -105,25 +134,30 @@ def measure(options: argparse.Namespace) -> int:
         times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         starts: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for _ in range(options.runs):
-            for kind, (engine, workers) in KINDS.items():
-                song_s, start_s = run_once(folder, options.model, engine, workers)
-                times[kind].append(song_s)
-                starts[kind].append(start_s)
-        skipping, _ = run_once(folder, options.model, "local", 1, done=True, fill=True)
-        skipping_ray, _ = run_once(folder, options.model, "ray", 1, done=True)
+            for label, kind in KINDS.items():
+                song_s, start_s = run_once(folder, options.model, kind)
+                times[label].append(song_s)
+                starts[label].append(start_s)
+        skipping, _ = run_once(folder, options.model, KINDS["local"], done=True, fill=True)
+        skipping_ray, _ = run_once(folder, options.model, KINDS["ray"], done=True)
     print(f"{options.songs} songs of {options.seconds:g} s, {options.model}, {options.runs} runs:")
-    for kind, found in times.items():
+    for label, found in times.items():
         middle = statistics.median(found)
         print(
-            f"  {kind:18} {middle:8.3f} s a song ({min(found):.3f} to {max(found):.3f}), "
+            f"  {label:18} {middle:8.3f} s a song ({min(found):.3f} to {max(found):.3f}), "
             f"speed {options.seconds / middle:.1f} times real time; "
-            f"the first after {statistics.median(starts[kind]):.1f} s"
+            f"the first after {statistics.median(starts[label]):.1f} s"
         )
-    pairs = list(zip(*times.values(), strict=True))
+    pairs = list(zip(times["local"], times["ray"], times["ray, two workers"], strict=True))
     overhead_ms = 1000 * statistics.median(ray - local for local, ray, _ in pairs)
     gain = statistics.median(one / two for _, one, two in pairs)
     print(f"overhead per song       {overhead_ms:8.0f} ms  (bar: under {OVERHEAD_BAR_MS:.0f})")
     print(f"two workers beside one  {gain:8.2f} x   (bar: {GAIN_BAR})")
+    if ON_ONE_CORE in times:
+        scaled = statistics.median(
+            one / two for one, (_, _, two) in zip(times[ON_ONE_CORE], pairs, strict=True)
+        )
+        print(f"two cores beside one    {scaled:8.2f} x")
     print(f"a song that is done is skipped in {1000 * skipping:.0f} ms; with Ray in ", end="")
     print(f"{1000 * skipping_ray:.0f} ms")
     decode_speed = time_decoding()
@@ -134,8 +168,7 @@ def measure(options: argparse.Namespace) -> int:
 def run_once(
     folder: Path,
     model: str,
-    engine: str,
-    workers: int,
+    kind: Kind,
     *,
     done: bool = False,
     fill: bool = False,
@@ -147,7 +180,7 @@ def run_once(
     """
     result = folder / "result.txt"
     for _ in range(2 if fill else 1):
-        run_apart(time_songs, str(folder), model, engine, workers, done, str(result))
+        run_apart(time_songs, str(folder), model, kind, done, str(result))
     song_s, start_s = map(float, result.read_text().split())
     return song_s, start_s
 

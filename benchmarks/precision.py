@@ -27,6 +27,7 @@ from torch import Tensor
 
 import stemsplit
 from stemsplit.backends import openvino_core
+from stemsplit.backends.choice import Core
 from stemsplit.backends.openvino_core import OpenVINOCore
 from stemsplit.backends.openvino_graph import make_graph
 from stemsplit.backends.process import keep_freed_memory
@@ -58,6 +59,12 @@ def quantize(model: StemModel, inputs: Inputs) -> OpenVINOCore:
     return OpenVINOCore(eighth, "fp32", torch.get_num_threads(), count_workers(CPU))
 
 
+def find_core(separator: stemsplit.Separator) -> Core:
+    """Return what computes a model that is one network."""
+    (network,) = separator._networks
+    return network._core
+
+
 def prepare(
     model: StemModel, inputs: Inputs, with_int8: bool
 ) -> Iterator[tuple[str, stemsplit.Separator]]:
@@ -73,7 +80,7 @@ def prepare(
     if with_int8:
         separator = stemsplit.Separator(model, backend="torch")
         (network,) = separator._networks
-        network._core = quantize(model, inputs)
+        network._core = quantize(network._model, inputs)
         yield "int8, OpenVINO", separator
 
 
@@ -82,16 +89,16 @@ def measure(
 ) -> None:
     """Print the rows of a model that is one network."""
     is_random = name in options.arch
-    inputs = list_inputs(model, song["mixture"])
+    (network,) = stemsplit.Separator(model, backend="torch")._networks
+    inputs = list_inputs(network._model, song["mixture"])
     if not inputs:
-        raise SystemExit(f"--seconds: {name} takes {model.chunk.samples / model.sample_rate:.1f}")
+        raise SystemExit(f"--seconds: a chunk of {name} is longer")
     separators = dict(prepare(model, inputs, options.int8))
     chunks = count_workers(CPU)
     times = dict.fromkeys(separators, math.inf)
     for _ in range(options.runs + 1):
         for label, separator in separators.items():
-            (network,) = separator._networks
-            core = network._core
+            core = find_core(separator)
             spent_s = time_s(lambda core=core: run_at_once(core, inputs[0], chunks)) / chunks
             times[label] = min(times[label], spent_s)
     stems = {label: one.separate(song["mixture"]) for label, one in separators.items()}

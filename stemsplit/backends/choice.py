@@ -33,11 +33,11 @@ class Core(Protocol):
 def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bool) -> str:
     """Return what computes a network; "auto" is $STEMSPLIT_BACKEND, else what is faster here.
 
-    That is torch with its convolutions in C, where these were compiled for this processor
-    (`stemsplit.backends.native`). Elsewhere it is OpenVINO on a processor, where the package is
-    there and computes in these numbers, and where a network's graph can be kept: making one takes
-    seconds, and is done once for weights that have been loaded, but every time for those that may
-    change. "compile" is never chosen by itself.
+    That is torch with its convolutions in C, where these were compiled for this processor and beat
+    those of other numbers (`stemsplit.backends.native`). Elsewhere it is OpenVINO on a processor,
+    where the package is there and computes in these numbers, and where a network's graph can be
+    kept: making one takes seconds, and is done once for weights that have been loaded, but every
+    time for those that may change. "compile" is never chosen by itself.
 
     Args:
         name: One of `BACKENDS`.
@@ -68,14 +68,14 @@ def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bo
         return name
     if device.type != "cpu" or not is_kept:
         return "torch"
-    if precision == "fp32" and has_native_convolutions():
+    if has_native_convolutions(precision):
         return "torch"
     is_there = openvino_core.is_installed() and openvino_core.computes_in(precision)
     return "openvino" if is_there else "torch"
 
 
-def has_native_convolutions() -> bool:
-    """Tell whether this processor has convolutions in C."""
-    from stemsplit.backends.native.library import find_library  # loads torch
+def has_native_convolutions(precision: str = "fp32") -> bool:
+    """Tell whether this processor has convolutions in C, and should use them for these numbers."""
+    from stemsplit.backends.native.library import are_faster, find_library  # loads torch
 
-    return find_library() is not None
+    return find_library() is not None and are_faster(precision)

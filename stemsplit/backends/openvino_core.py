@@ -64,7 +64,7 @@ def check_precision(precision: str) -> None:
         raise DeviceError(
             f"OpenVINO does not compute in {precision} on this processor, which lacks the "
             "instructions for it",
-            help="use --precision fp32; --backend torch takes it, slowly.",
+            help="use --precision fp32; --backend torch imitates it, and gains nothing by that.",
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stemsplit.backends.filled import fill_vectors
 from stemsplit.backends.folding import fold_norms
 from stemsplit.backends.native.fusing import use_native_convolutions
+from stemsplit.backends.native.library import are_faster
 from stemsplit.backends.phases import split_phases
 from stemsplit.backends.products import use_products
 from stemsplit.dsp.memory import new_empty
@@ -94,7 +95,7 @@ class TorchCore:
             isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in core.modules()
         )
         if self._channels_last:
-            if precision == "fp32" or not _has_amx():
+            if are_faster(precision):
                 use_native_convolutions(self._core)
                 use_products(self._core)
             self._core = split_phases(self._core)
@@ -113,15 +114,6 @@ class TorchCore:
         if self._channels_last:
             inputs = tuple(_to_channels_last(tensor) for tensor in inputs)
         return run_core(self._core, inputs, self._device, self._dtype)
-
-
-def _has_amx() -> bool:
-    """Tell whether this is one of Intel's processors that multiply whole matrices in bf16.
-
-    That should be faster than a third of the products in fp32; bf16 in vectors alone is not.
-    """
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return ask is not None and bool(ask())
 
 
 def run_core(

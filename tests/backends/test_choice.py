@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stemsplit.backends import choice, openvino_core
+from stemsplit.backends import openvino_core
 from stemsplit.backends.choice import VARIABLE, find_backend
+from stemsplit.backends.native import library
 from stemsplit.errors import DeviceError, UnknownNameError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -25,7 +26,7 @@ def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(params=[True, False])
 def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(choice, "has_native_convolutions", lambda: request.param)
+    monkeypatch.setattr(library, "find_library", lambda: object() if request.param else None)
     return bool(request.param)
 
 
@@ -36,12 +37,15 @@ def test_auto_takes_openvino_where_torch_has_no_convolutions_of_ours(
     assert find_backend("auto", CPU, "fp32", is_kept=True) == expected
 
 
-def test_auto_takes_openvino_for_bf16_where_it_computes_in_it(
-    monkeypatch: pytest.MonkeyPatch, native: bool
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_auto_takes_openvino_for_bf16_where_ours_are_no_faster(
+    monkeypatch: pytest.MonkeyPatch, native: bool, has_amx: bool
 ) -> None:
     monkeypatch.setattr(openvino_core, "is_installed", lambda: True)
     monkeypatch.setattr(openvino_core, "computes_in", lambda precision: True)
-    assert find_backend("auto", CPU, "bf16", is_kept=True) == "openvino"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+    expected = "torch" if native and not has_amx else "openvino"
+    assert find_backend("auto", CPU, "bf16", is_kept=True) == expected
 
 
 def test_auto_takes_torch_where_a_graph_would_be_made_every_time(installed: bool) -> None:

@@ -240,7 +240,7 @@ class Strange(nn.Module):
 
 def test_auto_falls_back_to_torch_and_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STEMSPLIT_BACKEND")
-    monkeypatch.setattr("stemsplit.backends.choice.has_native_convolutions", lambda: False)
+    monkeypatch.setattr("stemsplit.backends.choice.has_native_convolutions", lambda _: False)
     model = build("spleeter")
     model.identify("mine", "4" * 64)
     assert Separator(model).backend == "openvino"

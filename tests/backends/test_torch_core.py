@@ -5,7 +5,6 @@ import torch
 from random_weights import randomise
 from torch import nn
 
-from stemsplit.backends import torch_core
 from stemsplit.backends.torch_core import (
     TorchCore,
     explain_lack_of_memory,
@@ -63,7 +62,7 @@ def test_it_gives_what_the_core_gives_in_float32(precision: str) -> None:
 def test_every_architecture_runs_in_bf16(
     name: str, has_amx: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_core, "_has_amx", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
     kind = find_architecture(name)
     model: StemModel = kind(kind.Config.tiny(("vocals", "drums", "bass"))).eval()
     randomise(model)
