@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from typing_extensions import ParamSpec
 
+from stemsplit.dsp.memory import use_own_arena
+
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
@@ -35,6 +37,11 @@ def set_own_threads(count: int) -> None:
     """
     torch.get_num_threads()
     torch.set_num_threads(count)
+
+
+def _begin_worker(threads: int) -> None:
+    set_own_threads(threads)
+    use_own_arena()
 
 
 class _Threads:
@@ -85,7 +92,7 @@ class Workers:
         if count > 1:
             share = -(-_THREADS.borrow() // count)
             self._pool = ThreadPoolExecutor(
-                count, "chunk", initializer=set_own_threads, initargs=(share,)
+                count, "chunk", initializer=_begin_worker, initargs=(share,)
             )
 
     def submit(

@@ -1,12 +1,16 @@
 """Memory for large arrays: what one has left is taken by the next, and not zeroed between.
 
 The arrays of every chunk of a song are alike. The kernel gives such arrays out page by page,
-zeroed, each time anew; a heap that keeps them instead is cut up over hours, and grows. Here each
-has a block of its own, outside the heap.
+zeroed, each time anew; the heap keeps them, cut up among all that lives longer, and grows over
+hours. Here they lie in an arena of their own, side by side: what is free is one piece again as soon
+as its neighbours are. Each worker of chunks has an arena for itself, so that every chunk's arrays
+lie where the last one's lay, and an arena is as large as one chunk needs, whatever comes after.
 """
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import math
 import mmap
 import os
@@ -24,80 +28,127 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 FEWEST_BYTES = 1 << 18
 """Smaller arrays are torch's own."""
-GRAIN_BYTES = 1 << 16
-MOST_SPARE = 1.25
-"""How much larger than an array the block may be that it is laid into."""
-IDLE_TAKES = 400
-"""A block that so many arrays have passed over is given back."""
+GRAIN_BYTES = mmap.PAGESIZE
+SEGMENT_BYTES = 1 << 30
+"""Of addresses; memory is taken as it is first written to."""
+
+
+class _Segment:
+    """A run of addresses, parts of which are lent.
+
+    Attributes:
+        memory: All of it.
+        free: Where what is not lent begins and ends; ascending, and no two of them meet.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Reserve addresses.
+
+        Raises:
+            OSError: There are none to be had.
+        """
+        self.memory = mmap.mmap(-1, size, **_PRIVATE)
+        self.free = [(0, size)]
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            # Large pages are had in fewer steps. Not every kernel has them.
+            with contextlib.suppress(OSError):
+                self.memory.madvise(mmap.MADV_HUGEPAGE)
+
+    def put_back(self, start: int, end: int) -> None:
+        """Join a part with what is free beside it."""
+        place = bisect.bisect(self.free, (start, end))
+        if place < len(self.free) and self.free[place][0] == end:
+            end = self.free.pop(place)[1]
+        if place > 0 and self.free[place - 1][1] == start:
+            place -= 1
+            start = self.free.pop(place)[0]
+        self.free.insert(place, (start, end))
+
+    def forget(self) -> None:
+        """Give the memory of what is free back, and keep the addresses."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for start, end in self.free:
+                self.memory.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 class _Loan(weakref.ref):  # type: ignore[type-arg]  # of numpy arrays, which one does not matter
-    """A look at what stands on a block, which ends with it."""
+    """A look at what stands on a part of a segment, which ends with it."""
 
-    __slots__ = ("block",)
+    __slots__ = ("end", "segment", "start")
 
-    block: mmap.mmap
+    segment: _Segment
+    start: int
+    end: int
 
 
-class Blocks:
-    """Blocks of memory that are lent to tensors, and come back when these are gone."""
+class Arena:
+    """Memory that is lent to tensors, and comes back when these are gone. Any thread may ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loans: dict[int, _Loan] = {}
         # Tensors die in any thread and at any time, this lock held or not: sorted in later.
         self._ended: deque[_Loan] = deque()
-        self._free: list[tuple[int, mmap.mmap]] = []
-        self._takes = 0
-
-    def take(self, size: int) -> mmap.mmap:
-        """Return a block of at least so many bytes.
-
-        Raises:
-            MemoryError: There is none to be had.
-        """
-        with self._lock:
-            self._sort_in()
-            self._takes += 1
-            self._free = [one for one in self._free if self._takes - one[0] < IDLE_TAKES]
-            fitting = [
-                (len(block), -place)
-                for place, (_, block) in enumerate(self._free)
-                if size <= len(block) <= MOST_SPARE * size
-            ]
-            if fitting:
-                # Of several the one that came back last: what is not needed lies idle, and goes.
-                return self._free.pop(-min(fitting)[1])[1]
-        whole = -(-size // GRAIN_BYTES) * GRAIN_BYTES
-        try:
-            return mmap.mmap(-1, whole, **_PRIVATE)
-        except OSError:
-            self.release()
-        try:
-            return mmap.mmap(-1, whole, **_PRIVATE)
-        except OSError as error:
-            raise MemoryError(f"{whole} bytes could not be had") from error
+        self._segments: list[_Segment] = []
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a contiguous tensor on a block of its own, holding whatever is there.
+        """Return a contiguous tensor that holds whatever is there.
 
         Raises:
             MemoryError: There is not enough.
         """
         size = math.prod(shape) * dtype.itemsize
-        block = self.take(size)
-        # The tensor keeps this array for as long as anything looks at its storage.
-        raw = np.frombuffer(block, np.uint8, size)
-        loan = _Loan(raw, self._ended.append)
-        loan.block = block
-        self._loans[id(loan)] = loan
-        return torch.from_numpy(raw).view(dtype).view(shape)
-
-    def release(self) -> None:
-        """Give back all blocks that are not lent."""
         with self._lock:
             self._sort_in()
-            self._free.clear()
+            segment, start, end = self._take(-(-size // GRAIN_BYTES) * GRAIN_BYTES)
+            # The tensor keeps this array for as long as anything looks at its storage.
+            raw = np.frombuffer(segment.memory, np.uint8, size, start)
+            loan = _Loan(raw, self._ended.append)
+            loan.segment, loan.start, loan.end = segment, start, end
+            self._loans[id(loan)] = loan
+        return torch.from_numpy(raw).view(dtype).view(shape)
+
+    def _take(self, size: int) -> tuple[_Segment, int, int]:
+        """Take the smallest part that is large enough, of a new segment where there is none."""
+        fitting = [
+            (number, start, place)
+            for number, segment in enumerate(self._segments)
+            for place, (start, end) in enumerate(segment.free)
+            if end - start >= size
+        ]
+        if fitting:
+            number, _, place = min(fitting)
+            segment = self._segments[number]
+        else:
+            segment, place = self._reserve(size), 0
+            self._segments.append(segment)
+        start, end = segment.free.pop(place)
+        if start + size < end:
+            segment.free.insert(place, (start + size, end))
+        return segment, start, start + size
+
+    def _reserve(self, size: int) -> _Segment:
+        with contextlib.suppress(OSError):
+            return _Segment(max(size, SEGMENT_BYTES))
+        self._forget()
+        try:
+            return _Segment(size)
+        except OSError as error:
+            raise MemoryError(f"{size} bytes could not be had") from error
+
+    def release(self) -> None:
+        """Give back all that is not lent."""
+        with self._lock:
+            self._sort_in()
+            self._forget()
+
+    def _forget(self) -> None:
+        kept = []
+        for segment in self._segments:
+            if segment.free != [(0, len(segment.memory))]:
+                segment.forget()
+                kept.append(segment)
+        self._segments = kept
 
     def forget_lock(self) -> None:
         """Begin with a lock of one's own: a thread of the parent process may hold the old one."""
@@ -107,17 +158,57 @@ class Blocks:
         while self._ended:
             loan = self._ended.popleft()
             del self._loans[id(loan)]
-            self._free.append((self._takes, loan.block))
+            loan.segment.put_back(loan.start, loan.end)
 
 
-_BLOCKS = Blocks()
+class _Arenas(threading.local):
+    """The calling thread's arena: the one that all have in common, or its own."""
+
+    lease: _Lease | None = None
+
+
+class _Lease:
+    """A thread's own arena, which ends with the thread."""
+
+    def __init__(self) -> None:
+        self.arena = _IDLE.pop() if _IDLE else Arena()
+        _ALL.add(self.arena)
+
+    def __del__(self) -> None:
+        _IDLE.append(self.arena)
+
+
+_COMMON = Arena()
+_IDLE: list[Arena] = []
+_ALL: weakref.WeakSet[Arena] = weakref.WeakSet((_COMMON,))
+_OWN = _Arenas()
+
+
+def _forget_locks() -> None:
+    for arena in _ALL:
+        arena.forget_lock()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_BLOCKS.forget_lock)
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+def use_own_arena() -> None:
+    """Give the calling thread an arena of its own until it ends; another takes it over then."""
+    _OWN.lease = _OWN.lease or _Lease()
 
 
 def release() -> None:
     """Give back what no array stands on: where songs end that left more than a chunk's arrays."""
-    _BLOCKS.release()
+    for arena in list(_ALL):
+        arena.release()
+
+
+def hand_over(array: Tensor) -> Tensor:
+    """Return what outlives a worker's chunk: a copy outside of its own arena, or the array."""
+    if _OWN.lease is None or array.nbytes < FEWEST_BYTES or array.device.type != "cpu":
+        return array
+    return _COMMON.lend(array.shape, array.dtype).copy_(array)
 
 
 def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -134,7 +225,8 @@ def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = No
     dtype = dtype or like.dtype
     if like.device.type != "cpu" or math.prod(shape) * dtype.itemsize < FEWEST_BYTES:
         return like.new_empty(shape, dtype=dtype)
-    return _BLOCKS.lend(shape, dtype)
+    arena = _COMMON if _OWN.lease is None else _OWN.lease.arena
+    return arena.lend(shape, dtype)
 
 
 def stack(parts: Sequence[Tensor]) -> Tensor:
@@ -149,6 +241,32 @@ def stack(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack(tuple(parts), dim=1)
     whole = new_empty(first, (first.shape[0], len(parts), *first.shape[1:]))
     return torch.stack(tuple(parts), dim=1, out=whole)
+
+
+def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Return `torch.cat(parts, dim)`, large ones in used memory; images keep their order of axes.
+
+    Shape: (B, C, H, W) but for `dim`.
+    """
+    first = parts[0]
+    if is_recorded(*parts) or any(part.dtype != first.dtype for part in parts):
+        return torch.cat(tuple(parts), dim)
+    shape = list(first.shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return torch.cat(tuple(parts), dim, out=new_image(first, shape))
+
+
+def new_image(like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """Return memory for an image, channels side by side where those of another are.
+
+    Args:
+        like: Of the same type of numbers. Shape (B', C', H', W').
+        shape: (B, C, H, W); that of the other by default.
+    """
+    batch, channels, height, width = like.shape if shape is None else shape
+    if like.stride(1) == 1 and like.shape[1] > 1:
+        return new_empty(like, (batch, height, width, channels)).permute(0, 3, 1, 2)
+    return new_empty(like, (batch, channels, height, width))
 
 
 def is_recorded(*tensors: Tensor) -> bool:

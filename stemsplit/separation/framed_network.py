@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemsplit.backends.torch_core import explain_lack_of_memory
+from stemsplit.dsp.memory import hand_over
 from stemsplit.errors import StemsplitError
 from stemsplit.separation.cores import make_core
 from stemsplit.separation.plan import Options, plan_framing
@@ -119,4 +120,4 @@ class FramedNetwork:
                 help="use --precision fp32; if it is that already, the weights are damaged: "
                 "`stemsplit models verify`.",
             )
-        return stems.cpu()
+        return hand_over(stems.cpu())

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import gc
 import mmap
+import os
+import random
 import threading
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from stemsplit.backends.torch_core import explain_lack_of_memory
 from stemsplit.dsp import memory
-from stemsplit.dsp.memory import Blocks, join, new_empty, stack
+from stemsplit.dsp.memory import Arena, cat, hand_over, join, new_empty, stack
 from stemsplit.errors import DeviceError
 
 SIZE = memory.FEWEST_BYTES // 4
@@ -30,52 +32,84 @@ def test_it_is_an_empty_tensor_like_any_other(dtype: torch.dtype) -> None:
 
 
 def test_memory_is_lent_again_once_nothing_looks_at_it() -> None:
-    blocks = Blocks()
-    first = blocks.lend((SIZE,), torch.float32)
+    arena = Arena()
+    first = arena.lend((SIZE,), torch.float32)
     place = first.data_ptr()
     view = first[10:20].view(2, 5)
     del first
-    second = blocks.lend((SIZE,), torch.float32)
+    second = arena.lend((SIZE,), torch.float32)
     assert second.data_ptr() != place, "a view still looks at the first"
     view.fill_(7)
     assert not bool((second[10:20] == 7).all())
     del view
     gc.collect()
-    assert blocks.lend((SIZE,), torch.float32).data_ptr() == place
+    assert arena.lend((SIZE,), torch.float32).data_ptr() == place
 
 
-def test_a_block_is_not_wasted_on_an_array_much_smaller() -> None:
-    blocks = Blocks()
-    place = blocks.lend((8 * SIZE,), torch.float32).data_ptr()
-    assert blocks.lend((SIZE,), torch.float32).data_ptr() != place
-    assert blocks.lend((7 * SIZE,), torch.float32).data_ptr() == place
+def test_neighbours_that_come_back_are_one_piece_again() -> None:
+    arena = Arena()
+    arrays = [arena.lend((SIZE,), torch.float32) for _ in range(5)]
+    place = arrays[0].data_ptr()
+    for number in (3, 1, 2, 0):
+        arrays[number] = torch.zeros(1)
+    assert arena.lend((4 * SIZE,), torch.float32).data_ptr() == place
 
 
-def test_what_nobody_needs_any_more_goes_back() -> None:
-    blocks = Blocks()
-    del (lent := [blocks.lend((SIZE,), torch.float32) for _ in range(3)])[:]
-    assert not lent
-    for _ in range(memory.IDLE_TAKES + 1):
-        blocks.lend((4 * SIZE,), torch.float32)
-    assert len(blocks._free) + len(blocks._ended) == 1
+def test_the_same_work_takes_the_same_places() -> None:
+    """A chunk's arrays lie where the last one's lay, however their sizes and lives are mixed."""
+    arena, dice = Arena(), random.Random(1)
+    turns = [(dice.randint(1, 9), dice.randint(1, 6)) for _ in range(60)]
+
+    def work() -> list[int]:
+        held: dict[int, torch.Tensor] = {}
+        places = []
+        for turn, (size, life) in enumerate(turns):
+            held.pop(turn - life, None)
+            held[turn] = arena.lend((size * SIZE,), torch.float32)
+            places.append(held[turn].data_ptr())
+        return places
+
+    first = work()
+    highest = max(place + size * SIZE * 4 for place, (size, _) in zip(first, turns, strict=True))
+    assert highest - min(first) < sum(size for size, _ in turns) * SIZE * 4 / 2
+    assert all(work() == first for _ in range(3))
+    assert len(arena._segments) == 1
 
 
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="addresses keep their memory here")
 def test_what_is_not_lent_can_be_released() -> None:
-    blocks = Blocks()
-    kept = blocks.lend((SIZE,), torch.float32).fill_(1)
-    del (lost := [blocks.lend((SIZE,), torch.float32)])[:]
-    assert not lost
-    blocks.release()
-    assert (len(blocks._free), len(blocks._ended), len(blocks._loans)) == (0, 0, 1)
+    arena = Arena()
+    kept = arena.lend((SIZE,), torch.float32).fill_(1)
+    lost = arena.lend((SIZE,), torch.float32).fill_(2)
+    other = Arena()
+    del (gone := [other.lend((SIZE,), torch.float32)])[:]
+    assert not gone
+    place = lost.data_ptr()
+    del lost
+    arena.release()
+    other.release()
     assert bool((kept == 1).all())
+    again = arena.lend((SIZE,), torch.float32)
+    assert again.data_ptr() == place
+    assert not again.any(), "fresh memory is zeros"
+    assert not other._segments
 
 
-@pytest.mark.parametrize("failures", [1, 2])
+def test_an_array_larger_than_a_segment_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SEGMENT_BYTES", 8 * SIZE)
+    arena = Arena()
+    arrays = [arena.lend((SIZE * size,), torch.float32).fill_(size) for size in (1, 5, 1)]
+    assert len(arena._segments) == 2
+    assert all(bool((one == size).all()) for one, size in zip(arrays, (1, 5, 1), strict=True))
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
 def test_lack_of_memory_takes_what_lies_idle_then_says_so(
     failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = Blocks()
-    del (lost := [blocks.lend((SIZE,), torch.float32)])[:]
+    monkeypatch.setattr(memory, "SEGMENT_BYTES", 4 * SIZE)
+    arena = Arena()
+    del (lost := [arena.lend((SIZE,), torch.float32)])[:]
     assert not lost
     real, left = mmap.mmap, [failures]
 
@@ -87,23 +121,23 @@ def test_lack_of_memory_takes_what_lies_idle_then_says_so(
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     if failures == 1:
-        assert blocks.lend((4 * SIZE,), torch.float32).shape == (4 * SIZE,)
+        assert arena.lend((4 * SIZE,), torch.float32).shape == (4 * SIZE,)
     else:
         with (
             pytest.raises(DeviceError, match="ran out of memory"),
             explain_lack_of_memory(torch.device("cpu")),
         ):
-            blocks.lend((4 * SIZE,), torch.float32)
-    assert not blocks._free
+            arena.lend((4 * SIZE,), torch.float32)
+        assert not arena._segments
 
 
-def test_threads_never_share_a_block() -> None:
-    blocks = Blocks()
+def test_threads_never_share_a_piece() -> None:
+    arena = Arena()
     wrong = []
 
     def work(number: int) -> None:
         for turn in range(200):
-            array = blocks.lend((SIZE,), torch.float32)
+            array = arena.lend((SIZE,), torch.float32)
             array.fill_(number * 1000 + turn)
             if not bool((array == number * 1000 + turn).all()):
                 wrong.append((number, turn))
@@ -114,6 +148,38 @@ def test_threads_never_share_a_block() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_thread_has_its_own_arena_and_leaves_it_to_the_next() -> None:
+    like = torch.zeros(1)
+    own: list[int] = []
+    kept: list[torch.Tensor] = []
+
+    def work() -> None:
+        memory.use_own_arena()
+        array = new_empty(like, (SIZE,)).fill_(3)
+        own.append(array.data_ptr())
+        kept.append(hand_over(array))
+
+    for _ in range(2):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert own[0] == own[1], "the second thread took over what the first had"
+    assert all(bool((one == 3).all()) for one in kept)
+    assert not {one.data_ptr() for one in kept} & set(own), "what is handed over lies elsewhere"
+    assert hand_over(kept[0]) is kept[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_does_not_wait_for_its_parents_threads() -> None:
+    with memory._COMMON._lock:
+        child = os.fork()
+        if child == 0:
+            # The lock is somebody else's, who does not exist here.
+            array = new_empty(torch.zeros(1), (SIZE,)).fill_(1)
+            os._exit(int(not bool((array == 1).all())))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_gradients_pass_through_what_is_written_there() -> None:
@@ -159,3 +225,20 @@ def test_joined_pieces_are_a_copy() -> None:
     copied = join([piece])
     assert torch.equal(copied, piece)
     assert copied.data_ptr() != piece.data_ptr()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("learns", [False, True])
+def test_images_are_put_together_as_torch_does(
+    layout: torch.memory_format, dim: int, learns: bool
+) -> None:
+    dice = torch.Generator().manual_seed(dim)
+    images = [torch.randn(1, 8, 100, 99, generator=dice) for _ in range(3)]
+    images = [one.contiguous(memory_format=layout).requires_grad_(learns) for one in images]
+    whole = cat(images, dim)
+    assert torch.equal(whole, torch.cat(images, dim))
+    assert whole.is_contiguous(memory_format=layout)
+    assert whole.requires_grad == learns
+    mixed = cat([images[0].detach().bfloat16(), images[1].detach()], dim)
+    assert mixed.dtype == torch.float32
