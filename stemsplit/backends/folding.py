@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from stemsplit.dsp.memory import new_image
+
 Part = tuple[nn.Module, int, int]
 Run = tuple[int, Sequence[Part]]
 Place = tuple[nn.Module, Sequence[Run], Sequence[nn.Module]]
@@ -66,6 +68,38 @@ def fold_norms(core: nn.Module) -> None:
         for name, child in module.named_children():
             if child in folded:
                 setattr(module, name, nn.Identity())
+
+
+def map_norms(core: nn.Module) -> None:
+    """Replace the norms of images that are left by the maps that they are, in place.
+
+    Args:
+        core: In evaluation mode, on a processor.
+    """
+    for module in list(core.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d) and child.running_mean is not None:
+                setattr(module, name, AffineMap(child))
+
+
+class AffineMap(nn.Module):
+    """A norm of images in use.
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        affine = _read_affine(norm)
+        self.register_buffer("scale", affine.scale.float()[:, None, None])
+        self.register_buffer("shift", affine.shift.float()[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> (B, C, H, W)."""
+        return torch.addcmul(self.shift, x, self.scale, out=new_image(x))
 
 
 class _Affine(NamedTuple):

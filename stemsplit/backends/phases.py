@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import TypeIs
 
+from stemsplit.dsp.memory import new_empty
+
 FEW_OUTPUTS = 8
 """All phases of so few channels are one convolution: apart, they would leave vectors half empty."""
 
@@ -122,8 +124,8 @@ class PhasedConvTranspose2d(nn.Module):
             row, column = divmod(index, stride)
             phase: Tensor = part(x, -(-(rows - row) // stride), -(-(columns - column) // stride))
             if out is None:
-                out = phase.new_empty((*phase.shape[:2], rows, columns))
-                out = out.contiguous(memory_format=torch.channels_last)
+                pixels = new_empty(phase, (len(phase), rows, columns, phase.shape[1]))
+                out = pixels.permute(0, 3, 1, 2)
             out[:, :, row::stride, column::stride] = phase
         assert out is not None, "a stride has at least one phase"
         return out

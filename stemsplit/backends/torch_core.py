@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stemsplit.backends.filled import fill_vectors
-from stemsplit.backends.folding import fold_norms
+from stemsplit.backends.folding import fold_norms, map_norms
 from stemsplit.backends.native.fusing import use_native_convolutions
 from stemsplit.backends.native.library import are_faster
 from stemsplit.backends.phases import split_phases
@@ -100,6 +100,7 @@ class TorchCore:
                 use_products(self._core)
             self._core = split_phases(self._core)
             fill_vectors(self._core)
+            map_norms(self._core)
             _turn_images(self._core)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
+from stemsplit.dsp.memory import cat
 from stemsplit.dsp.rank_one_wiener import RankOneWiener
 from stemsplit.dsp.stft import magnitudes
 from stemsplit.models.base import ChunkPlan, ModelConfig, PerStem, SpectralModel
@@ -309,7 +310,7 @@ class D3NetNet(nn.Module):
         for place, (start, end) in enumerate(pairwise(self.edges)):
             band = self.bands[place](x[..., start:end])
             bands.append(self.match[str(place)](band) if str(place) in self.match else band)
-        joined = torch.cat((torch.cat(bands, dim=3), self.full(x)), dim=1)
+        joined = cat((cat(bands, 3), self.full(x)), 1)
         x = self.norm(self.final(joined))
         x = torch.sigmoid(self.gate(x)) * self.value(x)
         x = functional.relu(x * self.output_scale + self.output_bias)

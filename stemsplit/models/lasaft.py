@@ -183,13 +183,14 @@ class ConditionedUNetCore(nn.Module):
         skips: list[Tensor] = []
         parting = 0
         while x.shape[0] == 1 and parting < self.conditioned.start:
-            x = self.net.step(parting, x, skips, conditions[parting])
+            x = self.net.step(parting, x, skips, condition=conditions[parting])
             parting += 1
         ends = []
         for stem in range(len(stems)):
             own, own_skips = _pick(x, stem), [_pick(skip, stem) for skip in skips]
             for place in range(parting, self.blocks):
-                own = self.net.step(place, own, own_skips, conditions[place].of(stem))
+                own_condition = conditions[place].of(stem)
+                own = self.net.step(place, own, own_skips, condition=own_condition)
             ends.append(self.net.finish(own))
         return torch.cat(ends)
 

@@ -8,7 +8,7 @@ import torch
 from random_weights import randomise
 from torch import Tensor, nn
 
-from stemsplit.backends.folding import Place, fold_norms
+from stemsplit.backends.folding import AffineMap, Place, fold_norms, map_norms
 from stemsplit.backends.torch_core import TorchCore
 from stemsplit.models.base import StemModel
 from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
@@ -133,3 +133,21 @@ def test_which_norms_are_left(architecture: str, left: int) -> None:
     core = kind(kind.Config.tiny(("vocals",))).eval().core
     fold_norms(core)
     assert count_norms(core) == left
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_norms_that_are_left_become_maps(affine: bool, layout: torch.memory_format) -> None:
+    holder = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3, affine=affine)).eval()
+    randomise(holder)
+    x = torch.randn(2, 3, 300, 200).contiguous(memory_format=layout)
+    before, expected = x.clone(), holder(x)
+    map_norms(holder)
+    assert isinstance(holder[1], AffineMap)
+    found = holder(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous(memory_format=layout)
+    assert torch.equal(x, before)
+    half = x.bfloat16()
+    assert holder(half).dtype == torch.bfloat16

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_weights import randomise
 from torch import Tensor
 
 from stemsplit.errors import CheckpointError, UnsafeWeightsError
 from stemsplit.models.base import StemModel
-from stemsplit.models.blocks import conditioning
-from stemsplit.models.blocks.conditioning import Attention, Condition, LaSAFT
-from stemsplit.models.blocks.intermediate import TDF, has_channels_last
+from stemsplit.models.blocks import framewise
+from stemsplit.models.blocks.conditioning import Attention, Condition, ConditionedBlock, LaSAFT
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, has_channels_last
 from stemsplit.models.lasaft import ConditionedUNet, ConditionedUNetConfig
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.build import build_model
@@ -128,16 +129,15 @@ def test_frames_are_transformed_a_few_at_a_time(
 ) -> None:
     torch.manual_seed(0)
     tdf = TDF(4, 10, 3 * 10, 6, "relu", bias=True, affine=True)
-    transform = LaSAFT(tdf, Attention(5, 2, 3)).eval()
-    for tensor in transform.buffers():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.rand(tensor.shape) + 0.5)
-    x = torch.randn(2, 4, 12, 10).contiguous(memory_format=layout)
-    condition = Condition(1, torch.randn(2, 5), None, None)
-    monkeypatch.setattr(conditioning, "FRAMES_AT_ONCE", 100)
-    expected = transform(x, condition)
-    monkeypatch.setattr(conditioning, "FRAMES_AT_ONCE", frames)
-    got = transform(x, condition)
+    dense = DenseConv(4, 4, 2, (3, 3), "relu")
+    block = ConditionedBlock(dense, LaSAFT(tdf, Attention(5, 2, 3))).eval()
+    randomise(block)
+    x = torch.randn(1, 4, 12, 10).contiguous(memory_format=layout)
+    condition = Condition(1, torch.randn(2, 5), torch.randn(2, 4, 4), torch.randn(2, 4))
+    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", 1 << 20)
+    expected = block(x, condition=condition)
+    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", frames * 4 * 10)
+    got = block(x, condition=condition)
     assert got.shape == expected.shape == (2, 4, 12, 10)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     assert has_channels_last(got) == has_channels_last(expected)

@@ -14,22 +14,17 @@ stems share one, B.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stemsplit.dsp.memory import is_recorded
-from stemsplit.models.blocks.intermediate import (
-    TDF,
-    DenseConv,
-    LinearLayer,
-    Matrix,
-    has_channels_last,
-)
+from stemsplit.models.blocks.framewise import by_frames
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, has_channels_last
 
-FRAMES_AT_ONCE = 32
+Work = Callable[[Tensor], Tensor]
 
 
 class Condition(NamedTuple):
@@ -101,26 +96,23 @@ class LaSAFT(nn.Module):
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
+        return self.told(condition)(x)
+
+    def told(self, condition: Condition) -> Work:
+        """Return `forward` for one condition, with its matrix in order."""
         attention = self.attention(condition.query)
         matrix = self.tdf.order_latents(attention.shape[1])
-        # Frames know nothing of each other in evaluation, and the spectra of all latent sources are
-        # the largest of all arrays.
-        together = x.shape[2] if self.training or is_recorded(x) else FRAMES_AT_ONCE
-        parts = [
-            self._transform(part, attention, matrix, condition.songs)
-            for part in x.split(together, dim=2)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _transform(self, x: Tensor, attention: Tensor, matrix: Matrix, songs: int) -> Tensor:
-        latents = attention.shape[1]
-        values = self.tdf(x, matrix).unflatten(-1, (latents, -1))
-        if not has_channels_last(values):
-            return _weigh(attention, values, songs)
-        rows = values.permute(0, 2, 3, 4, 1).flatten(3)
-        spectra = _weigh(attention, rows, songs).unflatten(2, (-1, x.shape[1]))
-        turned: Tensor = spectra.permute(0, 3, 1, 2)
-        return turned
+        def transform(x: Tensor) -> Tensor:
+            values = self.tdf(x, matrix).unflatten(-1, (attention.shape[1], -1))
+            if not has_channels_last(values):
+                return _weigh(attention, values, condition.songs)
+            rows = values.permute(0, 2, 3, 4, 1).flatten(3)
+            spectra = _weigh(attention, rows, condition.songs).unflatten(2, (-1, x.shape[1]))
+            turned: Tensor = spectra.permute(0, 3, 1, 2)
+            return turned
+
+        return transform
 
 
 def _weigh(attention: Tensor, rows: Tensor, songs: int) -> Tensor:
@@ -155,11 +147,19 @@ class LightSAFT(nn.Module):
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
+        return self.told(condition)(x)
+
+    def told(self, condition: Condition) -> Work:
+        """Return `forward` for one condition."""
         attention = self.attention(condition.query)
-        # The latent source runs slowest.
-        values = self.squeeze(x).unflatten(-1, (attention.shape[1], -1))
-        result: Tensor = self.expand(_weigh(attention, values, condition.songs))
-        return result
+
+        def transform(x: Tensor) -> Tensor:
+            # The latent source runs slowest.
+            values = self.squeeze(x).unflatten(-1, (attention.shape[1], -1))
+            result: Tensor = self.expand(_weigh(attention, values, condition.songs))
+            return result
+
+        return transform
 
 
 class ConditionedBlock(nn.Module):
@@ -173,18 +173,22 @@ class ConditionedBlock(nn.Module):
         self.dense = dense
         self.transform = transform
 
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        """Shape: (B or B * S, C_in, N, F) -> (B or B * S, C_out, N, F)."""
-        x = modulate(self.dense(x), condition)
-        if self.transform is None:
-            return x
-        if isinstance(self.transform, TDF):
-            result: Tensor = x + self.transform(x)
-            return result
-        added: Tensor = self.transform(x, condition)
-        songs = condition.songs
-        total: Tensor = x.unflatten(0, (songs, -1)) + added.unflatten(0, (songs, -1))
-        return total.flatten(0, 1)
+    def forward(self, *parts: Tensor, condition: Condition) -> Tensor:
+        """Shape: (B or B * S, C_in, N, F), in any number of parts -> (B or B * S, C_out, N, F)."""
+        transform: Work | None = self.transform
+        if isinstance(self.transform, (LaSAFT, LightSAFT)):
+            transform = self.transform.told(condition)
+
+        def go_on(x: Tensor) -> Tensor:
+            x = modulate(x, condition)
+            if transform is None:
+                return x
+            added: Tensor = transform(x)
+            songs = condition.songs
+            total: Tensor = x.unflatten(0, (songs, -1)) + added.unflatten(0, (songs, -1))
+            return total.flatten(0, 1)
+
+        return by_frames(go_on, self.dense(*parts), training=self.training, may_replace=True)
 
 
 class Control(nn.Module):

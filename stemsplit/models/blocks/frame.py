@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.intermediate import build_activation
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
@@ -110,7 +111,8 @@ class UNetFrame(nn.Module):
         x = self.begin(x)
         skips: list[Tensor] = []
         for place in range(self.blocks):
-            x = self.step(place, x, skips, *(() if conditions is None else (conditions[place],)))
+            told = {} if conditions is None else {"condition": conditions[place]}
+            x = self.step(place, x, skips, **told)
         return self.finish(x)
 
     @property
@@ -120,27 +122,33 @@ class UNetFrame(nn.Module):
 
     def begin(self, x: Tensor) -> Tensor:
         """Make channels of planes. Shape: (B, planes, N, F) -> (B, C, N, F)."""
+        grows = -(-self.first.out_channels // self.first.in_channels)
+        return by_frames(self._begin, x, training=self.training, grows=grows)
+
+    def _begin(self, x: Tensor) -> Tensor:
         result: Tensor = self.first_activation(self.first_norm(self.first(x)))
         return result
 
-    def step(self, place: int, x: Tensor, skips: list[Tensor], *condition: object) -> Tensor:
+    def step(self, place: int, x: Tensor, skips: list[Tensor], **condition: object) -> Tensor:
         """Go to a block's level and through the block.
 
         Args:
             place: Which block: down, middle, up.
             x: Where the last one ended, or `begin`.
             skips: What the blocks going down gave and none coming up has read; changed here.
-            condition: What the block is given beside its input.
+            **condition: What the block is given beside its input.
         """
         levels = len(self.encoders)
         if place > levels:
-            x = _join(self.up[place - levels - 1](x), skips.pop())
-            result: Tensor = self.decoders[place - levels - 1](x, *condition)
+            up, skip = self.up[place - levels - 1], skips.pop()
+            x = by_frames(up, x, training=self.training, grows=4)
+            skip = _repeat(skip, x.shape[0])
+            result: Tensor = self.decoders[place - levels - 1](x, skip, **condition)
             return result
         if place > 0:
             x = self.down[place - 1](x)
         block = self.middle if place == levels else self.encoders[place]
-        result = block(x, *condition)
+        result = block(x, **condition)
         if place < levels:
             skips.append(result)
         return result
@@ -155,8 +163,8 @@ class UNetFrame(nn.Module):
         yield behind(self.first, self.first_norm)
 
 
-def _join(x: Tensor, skip: Tensor) -> Tensor:
-    """Put a mirrored level behind what comes up, for each of the items that were made of one."""
-    if skip.shape[0] != x.shape[0]:
-        skip = skip.repeat_interleave(x.shape[0] // skip.shape[0], dim=0)
-    return torch.cat((x, skip), dim=1)
+def _repeat(skip: Tensor, count: int) -> Tensor:
+    """Repeat a mirrored level for each of the items that were made of one."""
+    if skip.shape[0] == count:
+        return skip
+    return skip.repeat_interleave(count // skip.shape[0], dim=0)

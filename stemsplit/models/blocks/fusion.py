@@ -4,7 +4,11 @@ A module with one convolution may say so by a method `fusion`, and is then calle
 it is called:
 
     module(*parts)             (B, C_part, H, W), read as if their channels stood side by side
-    module(x, plus)            where `takes_plus`: what is added to the convolution
+    module(x, plus)            where `takes_plus`: what is added to the convolution, and may be
+                               written over
+
+One whose layers each read its inputs and what all layers before them gave, the newest first, and
+that gives what the last one gives, may say which these are, by a method `dense_layers`.
 """
 
 from __future__ import annotations

@@ -12,13 +12,15 @@ Letters in shapes: B batch, C channels, N frames, F frequency bins of this level
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stemsplit.dsp.memory import is_recorded, new_empty
+from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
@@ -107,13 +109,20 @@ class DenseConv(nn.Module):
             for index in range(layers)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the last layer's output. Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
-        seen = [x]
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Return the last layer's output.
+
+        Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F).
+        """
+        seen = list(parts)
         for layer in self.layers:
             # The newest first; the last output stands alone.
             seen.insert(0, layer(*seen))
         return seen[0]
+
+    def dense_layers(self) -> Iterable[nn.Module]:
+        """Say which layers these are. See `stemsplit.models.blocks.fusion`."""
+        return self.layers
 
 
 class LinearLayer(nn.Module):
@@ -153,7 +162,12 @@ class LinearLayer(nn.Module):
             latents: How many spectra come out.
         """
         weight, bias = self.linear.weight, self.linear.bias
-        weight = weight.unflatten(0, (-1, latents)).transpose(0, 1).flatten(0, 1)
+        turned = weight.unflatten(0, (-1, latents)).transpose(0, 1)
+        if is_recorded(weight):
+            weight = turned.flatten(0, 1)
+        else:
+            weight = new_empty(weight, weight.shape)
+            weight.view(turned.shape).copy_(turned)
         return weight, None if bias is None else bias.unflatten(0, (-1, latents)).T.flatten()
 
 
@@ -164,12 +178,19 @@ def has_channels_last(image: Tensor) -> bool:
 
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a matrix to the bins. Shape: (B, C, N, F_in), (F_out, F_in) -> (B, C, N, F_out)."""
-    is_lowered = torch.is_autocast_enabled(x.device.type)
-    if is_lowered or not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
+    if torch.is_autocast_enabled(x.device.type) or is_recorded(x, weight):
         return functional.linear(x, weight, bias)
+    if not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
+        rows = x.reshape(-1, x.shape[-1])
+        out = new_empty(x, (len(rows), len(weight)))
+        torch.mm(rows, weight.T, out=out)
+        if bias is not None:
+            out += bias
+        return out.view(*x.shape[:-1], -1)
     # Channels stay side by side: to turn the image would take as long as this.
     frames = x.permute(0, 2, 3, 1).flatten(0, 1)
-    columns = torch.bmm(weight.expand(len(frames), -1, -1), frames)
+    columns = new_empty(x, (len(frames), len(weight), x.shape[1]))
+    torch.bmm(weight.expand(len(frames), -1, -1), frames, out=columns)
     if bias is not None:
         columns += bias[:, None]
     mixed: Tensor = columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
@@ -239,9 +260,9 @@ class NarrowedTDF(nn.Module):
         self.tdf = tdf
         self.narrow = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
-        result: Tensor = self.narrow(self.tdf(x))
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
+        result: Tensor = self.narrow(self.tdf(torch.cat(parts, dim=1)))
         return result
 
 
@@ -256,9 +277,12 @@ class DenseTDF(nn.Module):
         self.dense = dense
         self.tdf = tdf
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
-        y: Tensor = self.dense(x)
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
+        y = self.dense(*parts)
+        return by_frames(self._add, y, training=self.training, may_replace=True)
+
+    def _add(self, y: Tensor) -> Tensor:
         result: Tensor = y + self.tdf(y)
         return result
 
@@ -276,9 +300,9 @@ class DenseRNN(nn.Module):
         self.rnn = rnn
         self.tdf = tdf
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F) -> (B, C_out, N, F)."""
-        y: Tensor = self.norm(self.dense(x))
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
+        y: Tensor = self.norm(self.dense(*parts))
         remembered, _ = self.rnn(y.flatten(0, 1))
         result: Tensor = y + self.tdf(remembered.unflatten(0, y.shape[:2]))
         return result

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stemsplit.dsp.memory import cat
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, Part, behind, behind_sum
 
@@ -245,7 +245,7 @@ class MultiScale(nn.Module):
             x = functional.avg_pool2d(x, 2)
         x = self.bottom(x)
         for rise, block in zip(self.rise, self.up.values(), strict=True):
-            x = block(torch.cat((rise(x), skips.pop()), dim=1))
+            x = block(cat((rise(x), skips.pop()), 1))
         return x
 
     def norm_places(self) -> Iterator[NormPlace]:

@@ -1,0 +1,56 @@
+"""Work that knows nothing of neighbouring frames, done for a few of them at a time.
+
+What lies between two convolutions over frames (matrices over frequency, gates, sums) can be
+computed for some frames, then for the next: its arrays are then those of some frames, and stay in a
+processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from stemsplit.dsp.memory import is_recorded, new_image
+
+NUMBERS_AT_ONCE = 1 << 20
+"""Of what comes out: 4 MiB. Matrices are read once for each."""
+
+
+def by_frames(
+    work: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    training: bool,
+    may_replace: bool = False,
+    grows: int = 1,
+) -> Tensor:
+    """Return `work(x)`, in evaluation on a processor some frames at a time.
+
+    Args:
+        work: Takes frames to frames, as many, twice or half as many, each for itself.
+        x: Shape (B, C, N, F).
+        training: Whether norms look at all frames.
+        may_replace: Whether the result may be written over `x`, if it is of the same shape.
+        grows: How many numbers come out for each that goes in.
+
+    Returns:
+        Shape (B', C', N', F').
+    """
+    frames = x.shape[2]
+    step = max(1, NUMBERS_AT_ONCE // (grows * x[:, :, :1].numel()))
+    if training or x.device.type != "cpu" or frames <= step or is_recorded(x):
+        return work(x)
+    whole: Tensor | None = None
+    for start in range(0, frames, step):
+        part = x[:, :, start : start + step]
+        given = work(part)
+        if whole is None:
+            fits = given.shape == part.shape and given.dtype == x.dtype
+            batch, channels, count, bins = given.shape
+            shape = (batch, channels, frames * count // step, bins)
+            whole = x if may_replace and fits else new_image(given, shape)
+        first = start * whole.shape[2] // frames
+        whole[:, :, first : first + given.shape[2]] = given
+    assert whole is not None, "there are frames"
+    return whole

@@ -1,0 +1,75 @@
+"""Frames that know nothing of each other, some at a time and all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stemsplit.models.blocks import framewise
+from stemsplit.models.blocks.framewise import by_frames
+
+WORKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "the same size": lambda x: 2 * x + 1,
+    "twice the frames": lambda x: functional.interpolate(x, scale_factor=2.0, mode="nearest"),
+    "half the bins": lambda x: x[..., ::2] + 1,
+    "two of one": lambda x: torch.cat((x, -x)),
+    "other numbers": lambda x: x.to(torch.bfloat16),
+}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five frames of the images here at once."""
+    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", 5 * 2 * 3 * 8)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("frames", [1, 5, 6, 13])
+@pytest.mark.parametrize("may_replace", [False, True])
+@pytest.mark.parametrize("name", WORKS)
+@torch.no_grad()
+def test_some_frames_at_a_time_are_all(
+    name: str, may_replace: bool, frames: int, layout: torch.memory_format
+) -> None:
+    x = torch.randn(2, 3, frames, 8).contiguous(memory_format=layout)
+    before = x.clone()
+    seen: list[int] = []
+
+    def work(part: Tensor) -> Tensor:
+        seen.append(part.shape[2])
+        return WORKS[name](part)
+
+    found = by_frames(work, x, training=False, may_replace=may_replace)
+    assert max(seen) <= 5
+    assert sum(seen) == frames
+    assert torch.equal(found, WORKS[name](before))
+    is_replaced = may_replace and name == "the same size" and frames > 5
+    assert (found.data_ptr() == x.data_ptr()) == is_replaced
+    if not is_replaced:
+        assert torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_what_grows_goes_fewer_at_a_time() -> None:
+    seen: list[int] = []
+
+    def work(part: Tensor) -> Tensor:
+        seen.append(part.shape[2])
+        return part.repeat(1, 2, 1, 1)
+
+    by_frames(work, torch.zeros(2, 3, 10, 8), training=False, grows=2)
+    assert max(seen) == 2
+
+
+def test_norms_in_training_and_gradients_see_all_frames() -> None:
+    norm = nn.BatchNorm2d(3)
+    x = torch.randn(2, 3, 13, 8)
+    expected = nn.BatchNorm2d(3)(x)
+    torch.testing.assert_close(by_frames(norm, x, training=True), expected)
+    x.requires_grad_()
+    by_frames(lambda part: part**2, x, training=False, may_replace=True).sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())
