@@ -18,13 +18,16 @@ from random_weights import randomise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stemsplit.backends.native import dense, fusing
 from stemsplit.backends.native import library as library_module
 from stemsplit.backends.native.convolution import NativeConv2d
+from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.fusing import NativeUnit, use_native_convolutions
 from stemsplit.backends.native.geometry import plan
 from stemsplit.backends.native.library import Library, find_library
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.models.blocks.fusion import Fusion
+from stemsplit.models.blocks.intermediate import DenseConv
 from stemsplit.models.spleeter import SameConvTranspose2d
 
 ROOT = Path(__file__).parents[2]
@@ -143,9 +146,71 @@ def test_slices_are_read_where_they_lie(library: Library, channels: int) -> None
     x, plus = whole[:, :channels], whole[:, channels:]
     before = whole.clone()
     expected = copy.deepcopy(layer).double()(functional.relu(norm(x)).double())
-    assert_near(native(x, plus), expected + plus.double())
     assert_near(native(x), expected)
     torch.testing.assert_close(whole, before, rtol=0, atol=0)
+    total = expected + plus.double()
+    found = native(x, plus)
+    assert_near(found, total)
+    assert found.data_ptr() == plus.data_ptr(), "the sum replaces what was added"
+    torch.testing.assert_close(x, before[:, :channels], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_small_part_of_an_image_is_not_written_over(library: Library) -> None:
+    """What comes out would keep all of it."""
+    torch.manual_seed(5)
+    layer = nn.Conv2d(4, 4, 3, padding=1)
+    native = fuse(library, Fusion(layer, takes_plus=True))
+    whole = draw(1, 12, 9, 10).contiguous(memory_format=torch.channels_last)
+    before = whole.clone()
+    x, plus = whole[:, :4], whole[:, 8:]
+    expected = copy.deepcopy(layer).double()(x.double()) + plus.double()
+    assert_near(native(x, plus), expected)
+    torch.testing.assert_close(whole, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("height", [4, 59, 60, 61, 130])
+@pytest.mark.parametrize("width", [3, 24])
+@torch.no_grad()
+def test_dense_layers_follow_one_another(
+    library: Library, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit what one layer after the other gives, and nothing that was never written."""
+    monkeypatch.setattr(dense, "ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(dense, "FEWEST_ROWS", 60)
+    torch.manual_seed(height)
+    block = DenseConv(width + 5, width, 5, (3, 3), "relu").eval()
+    randomise(block)
+    units = [fuse(library, layer.fusion()) for layer in block.layers]  # type: ignore[operator]  # a ModuleList forgets what it was given
+    following = NativeDense([unit.conv for unit in units])
+    parts = [draw(1, channels, height, 21) for channels in (width, 5)]
+    seen = list(parts)
+    for unit in units:
+        seen.insert(0, unit(*seen))
+    make, made = NativeConv2d._new_image, []
+
+    def make_poisoned(*args: Any) -> Tensor:
+        made.append(make(*args).fill_(torch.nan))
+        return made[-1]
+
+    monkeypatch.setattr(NativeConv2d, "_new_image", make_poisoned)
+    torch.testing.assert_close(following(*parts), seen[0], rtol=0, atol=0)
+    assert_near(seen[0], copy.deepcopy(block).double()(*(part.double() for part in parts)))
+    largest = max(one.shape[2] for one in made[:-1])
+    assert (largest < height) == (height >= 60)
+    both = torch.cat([torch.cat(parts, dim=1)] * 2)
+    assert torch.equal(following(both)[1:], seen[0])
+
+
+@torch.no_grad()
+def test_only_bare_convolutions_follow_one_another(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusing, "find_library", lambda: library)
+    for activation, kind in (("relu", NativeDense), ("sigmoid", DenseConv)):
+        holder = nn.Sequential(DenseConv(8, 8, 2, (3, 3), activation)).eval()
+        use_native_convolutions(holder)
+        assert isinstance(holder[0], kind)
 
 
 @torch.no_grad()
@@ -170,9 +235,13 @@ def test_nothing_is_read_or_written_past_the_end(library: Library) -> None:
 
     layer = nn.Conv2d(3, 3, 3, padding=1)
     native = fuse(library, Fusion(layer, takes_plus=True))
-    (_, x), (_, plus) = fence(draw(2, 3, 9, 10)), fence(draw(2, 3, 9, 10))
+    (_, x), (around, plus) = fence(draw(2, 3, 9, 10)), fence(draw(2, 3, 9, 10))
     expected = layer(x) + plus
-    assert_near(native(x, plus), expected.double())
+    found = native(x, plus)
+    assert_near(found, expected.double())
+    assert found.data_ptr() == plus.data_ptr()
+    assert around[:64].isnan().all()
+    assert around[-64:].isnan().all()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
-from stemsplit.backends.native.library import Library, Source, Target, Task
+from stemsplit.backends.native.library import Image, Library, Source, Target, Task
 from stemsplit.backends.native.threads import run_shares
 from stemsplit.dsp.memory import new_empty
 
@@ -23,6 +23,18 @@ FEWEST_TILES, MOST_TILES = 12, 96
 
 Zeros = tuple[int, int, int, int]
 """Rows above and below an input, columns left and right of it."""
+
+
+class Rows(NamedTuple):
+    """Some rows of an image, where no more are there.
+
+    Attributes:
+        pixels: Shape (1, C, rows, W).
+        first: Which row of the image their first is.
+    """
+
+    pixels: Tensor
+    first: int = 0
 
 
 class Epilogue(NamedTuple):
@@ -92,7 +104,11 @@ class NativeConv2d(nn.Module):
         )
 
     def forward(
-        self, *parts: Tensor, plus: Tensor | None = None, bare: Tensor | None = None
+        self,
+        *parts: Tensor,
+        plus: Tensor | None = None,
+        bare: Tensor | None = None,
+        replaces_plus: bool = False,
     ) -> Tensor:
         """Convolve.
 
@@ -101,28 +117,67 @@ class NativeConv2d(nn.Module):
                 where the geometry has one source. Shape (B, C_part, H, W).
             plus: Added to the convolution. Shape (B, C_out, H_out, W_out).
             bare: From `new_output`; gets what comes before map and activation.
+            replaces_plus: Whether the result may be written over `plus`; its pixels' other channels
+                stay as they are, and may be parts.
 
         Returns:
             Shape (B, C_out, H_out, W_out).
         """
-        parts = tuple(map(_turn, parts))
-        plus = None if plus is None else _turn(plus)
-        out = self.new_output(parts[0])
-        self._check(parts, out.shape, plus, bare)
-        task = self._describe(parts, out)
+        parts = tuple(map(turn, parts))
+        plus = None if plus is None else turn(plus)
+        size = (len(parts[0]), self._channels, *self._find_size(*parts[0].shape[2:]))
+        self._check(parts, size, plus, bare)
+        out = plus if replaces_plus and plus is not None and _fills(plus) else None
+        out = self.new_output(parts[0]) if out is None else out
+        task = self._describe([Rows(part) for part in parts], parts[0].shape[2], size)
+        task.padded = self._is_padded and out is not plus
         for image, tensor in ((task.out, out), (task.plus, plus), (task.bare, bare)):
             if tensor is not None:
-                image.pixels = tensor.data_ptr()
-                image.image, _, image.row, image.pixel = tensor.stride()
-        self._run(task)
+                _place(image, Rows(tensor))
+        self._run(task, 0, self._library.count_tiles(task))
         return out
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether each row comes of the one at its place and of those next to it."""
+        geometry = self._geometry
+        is_plain = (geometry.in_step, geometry.out_step, geometry.classes) == (1, 1, 1)
+        is_plain = is_plain and len(geometry.sources) == len(geometry.targets) == 1
+        return is_plain and self._find_size(8, 8) == (8, 8)
+
+    def convolve_rows(
+        self, parts: Sequence[Rows], height: int, out: Rows, first: int, last: int
+    ) -> None:
+        """Compute some rows of an image's result, where `keeps_rows`.
+
+        Args:
+            parts: What is read, as `forward` says, of one image in float32: the same rows as are
+                computed, and one before and one behind them.
+            height: How many rows the image has.
+            out: From `new_rows`.
+            first: The first row to compute, divisible by `TILE`.
+            last: The one behind the last; divisible, too, or `height`.
+        """
+        size = (1, self._channels, height, parts[0].pixels.shape[3])
+        task = self._describe(parts, height, size)
+        _place(task.out, out)
+        across = self._library.count_tiles(task) // -(-height // TILE)
+        self._run(task, first // TILE * across, -(-last // TILE) * across)
 
     def new_output(self, x: Tensor) -> Tensor:
         """Return memory for what comes out for an input. Shape (B, C_out, H_out, W_out)."""
+        rows, columns = self._find_size(x.shape[2], x.shape[3])
+        return self._new_image(x, rows, columns)
+
+    def new_rows(self, x: Tensor, rows: int) -> Tensor:
+        """Return memory for some rows of an input's result. Shape (1, C_out, rows, W)."""
+        # One more, which is not seen: vectors may be read past the last pixel.
+        return self._new_image(x, rows + 1, x.shape[3])[:, :, :rows]
+
+    def _new_image(self, x: Tensor, rows: int, columns: int) -> Tensor:
         wide = self._channels
         if self._is_padded:
             wide += -wide % self._library.lanes
-        rows, columns = self._find_size(x.shape[2], x.shape[3])
         pixels = new_empty(x, (x.shape[0], rows, columns, wide), torch.float32)
         return pixels[..., : self._channels].permute(0, 3, 1, 2)
 
@@ -148,19 +203,20 @@ class NativeConv2d(nn.Module):
             if image is not None and (image.dtype != torch.float32 or image.device.type != "cpu"):
                 raise ValueError(f"float32 on a processor is what goes in, not {image.dtype}")
 
-    def _run(self, task: Task) -> None:
-        """Compute, in blocks of tiles, by as many threads as torch has."""
-        tiles = self._library.count_tiles(task)
+    def _run(self, task: Task, begin: int, end: int) -> None:
+        """Compute some tiles, in blocks, by as many threads as torch has."""
+        tiles = end - begin
         floats = self._library.count_floats(task, MOST_TILES) // MOST_TILES
         block = max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
         size = self._library.count_floats(task, block)
 
         def convolve(first: int, last: int) -> None:
-            self._library.convolve(task, first, last, block, _find_workspace(size))
+            workspace = _find_workspace(size)
+            self._library.convolve(task, begin + first, begin + last, block, workspace)
 
         run_shares(convolve, tiles, block)
 
-    def _begin_task(self, parts: Sequence[Tensor] = ()) -> Task:
+    def _begin_task(self, parts: Sequence[Rows] = ()) -> Task:
         """Tell C of the grids; of those of one input that lies nowhere, by default."""
         grids, geometry = self._geometry.sources, self._geometry
         sources = [_describe_source(grid, part) for part in parts for grid in grids]
@@ -186,11 +242,11 @@ class NativeConv2d(nn.Module):
             slope=self._slope,
         )
 
-    def _describe(self, parts: Sequence[Tensor], out: Tensor) -> Task:
-        """Tell C all but where the images go."""
+    def _describe(self, parts: Sequence[Rows], in_rows: int, size: Sequence[int]) -> Task:
+        """Tell C all but where the images go, which are of that size."""
         task = self._begin_task(parts)
-        task.images, _, task.out_rows, task.out_columns = out.shape
-        task.in_rows, task.in_columns = parts[0].shape[2:]
+        task.images, _, task.out_rows, task.out_columns = size
+        task.in_rows, task.in_columns = in_rows, parts[0].pixels.shape[3]
         task.grid_rows = -(-task.out_rows // task.out_step)
         task.grid_columns = -(-task.out_columns // task.out_step)
         task.kernels = self.kernels.data_ptr()
@@ -209,20 +265,31 @@ def _describe_grid(grid: Grid, channels: int) -> Source:
     )
 
 
-def _describe_source(grid: Grid, part: Tensor) -> Source:
-    source = _describe_grid(grid, part.shape[1])
-    source.pixels = part.data_ptr()
-    source.image, _, source.row, source.pixel = part.stride()
+def _describe_source(grid: Grid, part: Rows) -> Source:
+    source = _describe_grid(grid, part.pixels.shape[1])
+    _place(source, part)
     return source
 
 
-def _turn(image: Tensor) -> Tensor:
+def _place(image: Source | Image, rows: Rows) -> None:
+    """Tell C where an image would begin of which these rows are."""
+    pixels = rows.pixels
+    image.image, _, image.row, image.pixel = pixels.stride()
+    image.pixels = pixels.data_ptr() - rows.first * pixels.stride(2) * pixels.element_size()
+
+
+def turn(image: Tensor) -> Tensor:
     """Return an image in float32 whose channels lie side by side: itself, or a copy."""
     if image.dtype == torch.bfloat16:
         image = image.float()
     if image.stride(1) == 1 or image.shape[1] == 1:
         return image
     return image.contiguous(memory_format=torch.channels_last)
+
+
+def _fills(image: Tensor) -> bool:
+    """Tell whether it does not keep much more memory from others than it takes."""
+    return 2 * image.nbytes >= image.untyped_storage().nbytes()
 
 
 class _SizeRule:

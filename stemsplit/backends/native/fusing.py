@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
+from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
@@ -28,6 +30,14 @@ class Fused(Protocol):
     zeros: tuple[int, int, int, int]
     gives_bare: bool
     takes_plus: bool
+
+
+@runtime_checkable
+class HasDenseLayers(Protocol):
+    """A module each of whose layers reads all that came before it."""
+
+    def dense_layers(self) -> Iterable[nn.Module]:
+        """Return the layers."""
 
 
 @runtime_checkable
@@ -56,8 +66,21 @@ def _replace_children(module: nn.Module, library: Library) -> None:
         replacement = _replace(child, library)
         if replacement is None:
             _replace_children(child, library)
-        else:
+            replacement = _join_layers(child)
+        if replacement is not None:
             setattr(module, name, replacement)
+
+
+def _join_layers(module: nn.Module) -> NativeDense | None:
+    """Return what computes a dense block, all of whose layers are bare convolutions in C by now."""
+    if not isinstance(module, HasDenseLayers):
+        return None
+    layers = [
+        unit.conv for unit in module.dense_layers() if isinstance(unit, NativeUnit) and unit.is_bare
+    ]
+    if len(layers) != len(list(module.dense_layers())):
+        return None
+    return NativeDense(layers) if all(layer.keeps_rows for layer in layers) else None
 
 
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:
@@ -147,6 +170,12 @@ class NativeUnit(nn.Module):
         )
         self._gives_bare, self._takes_plus = pieces.gives_bare, pieces.takes_plus
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether its convolution in C is all that there is."""
+        has_more = len(self.before) or len(self.behind) or self._gives_bare or self._takes_plus
+        return not has_more
+
     def forward(self, *given: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         """Return what the module returned, for what it was given."""
         plus = given[1] if self._takes_plus and len(given) > 1 else None
@@ -154,5 +183,6 @@ class NativeUnit(nn.Module):
         if len(self.before):
             parts = tuple(self.before(part) for part in parts)
         bare = self.conv.new_output(parts[0]) if self._gives_bare else None
-        out: Tensor = self.behind(self.conv(*parts, plus=plus, bare=bare))
+        out: Tensor = self.conv(*parts, plus=plus, bare=bare, replaces_plus=True)
+        out = self.behind(out)
         return out if bare is None else (bare, out)
