@@ -10,7 +10,7 @@ of the worst stem says how far the two agree. What the originals need:
 
 umx            the package openunmix (1.3.0; `python benchmarks/peers.py` makes its environment)
 x-umx, umx-nnabla    x-umx of github.com/sony/ai-research-code, and a Python with NNabla (3.10)
-d3net          d3net/music-source-separation of the same, and the same Python
+d3net          d3net/music-source-separation of the same, and the same Python: vocals
 unet-tfc-tdf   github.com/ws-choi/ISMIR2020_U_Nets_SVS: the larger network, vocals
 lasaft         github.com/ws-choi/Conditioned-Source-Separation-LaSAFT: four stems
 bsrnn          github.com/amanteur/BandSplitRNN-PyTorch, with its requirements: vocals
@@ -114,39 +114,34 @@ def separate_x_umx(checkout: Path, weights: Path, song: np.ndarray) -> Stems:
     return given
 
 
-def import_d3net(checkout: Path) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+def import_d3net(checkout: Path) -> tuple[Any, Any, Any, Any]:
     tool = load_tool("d3net")
-    nn, util, mwf = tool.import_originals(checkout)
+    nn, util, _ = tool.import_originals(checkout)
     yaml = importlib.import_module("yaml")
-    paths = {stem: checkout / "configs" / f"{stem}.yaml" for stem in STEMS}
-    sizes = {stem: yaml.safe_load(path.read_text()) for stem, path in paths.items()}
-    return tool, nn, util, mwf, sizes
+    hparams = yaml.safe_load((checkout / "configs" / "vocals.yaml").read_text())
+    return tool, nn, util, hparams
 
 
 def make_d3net(checkout: Path, folder: Path) -> Path:
-    _, nn, util, _, sizes = import_d3net(checkout)
-    for stem, hparams in sizes.items():
-        shape = (1, hparams["test_patch_len"], 2, hparams["fft_size"] // 2 + 1)
-        nn.clear_parameters()
-        with nn.parameter_scope(stem):
-            util.D3NetMSS(hparams, test=True)(nn.Variable(shape))
-        # As before training: at this size the tool's weights leave what single precision holds.
-        nn.save_parameters(str(folder / f"{stem}.h5"))
-    return folder
+    _, nn, util, hparams = import_d3net(checkout)
+    shape = (1, hparams["test_patch_len"], 2, hparams["fft_size"] // 2 + 1)
+    with nn.parameter_scope("vocals"):
+        util.D3NetMSS(hparams, test=True)(nn.Variable(shape))
+    # As before training: at this size the tool's weights leave what single precision holds.
+    nn.save_parameters(str(folder / "vocals.h5"))
+    return folder / "vocals.h5"
 
 
 def separate_d3net(checkout: Path, weights: Path, song: np.ndarray) -> Stems:
-    tool, nn, util, mwf, sizes = import_d3net(checkout)
+    tool, nn, util, hparams = import_d3net(checkout)
     nn.set_auto_forward(False)
     spectrum = tool.transform(song, 4096, 1024)
-    estimates = {}
-    for stem, hparams in sizes.items():
-        nn.load_parameters(str(weights / f"{stem}.h5"))
-        with nn.parameter_scope(stem):
-            found = util.model_separate(np.abs(spectrum), hparams, ch_flip_average=True)
-        estimates[stem] = found * np.exp(1j * np.angle(spectrum))
-    refined = mwf.apply_mwf(estimates, spectrum)
-    return {stem: util.stft2time_domain(one, 1024) for stem, one in refined.items()}
+    nn.load_parameters(str(weights))
+    with nn.parameter_scope("vocals"):
+        found = util.model_separate(np.abs(spectrum), hparams, ch_flip_average=True)
+    # Without the filter, which needs all stems, for minutes each.
+    estimate = found * np.exp(1j * np.angle(spectrum))
+    return {"vocals": util.stft2time_domain(estimate, 1024)}
 
 
 def import_unet(checkout: Path) -> tuple[Any, Any, Any]:
@@ -252,7 +247,7 @@ ORIGINALS: Mapping[str, Original] = {
     "umx": Original(make_umx, separate_umx, WIENER),
     "umx-nnabla": Original(make_umx_nnabla, separate_x_umx, WIENER),
     "x-umx": Original(make_x_umx, separate_x_umx, WIENER),
-    "d3net": Original(make_d3net, separate_d3net, WIENER),
+    "d3net": Original(make_d3net, separate_d3net, ("--stems", "vocals")),
     "unet-tfc-tdf": Original(make_unet, separate_unet, ("--stems", "vocals")),
     "lasaft": Original(make_lasaft, separate_lasaft),
     "bsrnn": Original(make_bsrnn, separate_bsrnn, ("--stems", "vocals")),
