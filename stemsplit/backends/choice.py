@@ -30,20 +30,29 @@ class Core(Protocol):
         """
 
 
-def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bool) -> str:
+def find_backend(
+    name: str,
+    device: torch.device,
+    precision: str,
+    *,
+    is_kept: bool,
+    is_convolutional: bool = False,
+) -> str:
     """Return what computes a network; "auto" is $STEMSPLIT_BACKEND, else what is faster here.
 
     That is torch with its convolutions in C, where these were compiled for this processor and beat
     those of other numbers (`stemsplit.backends.native`). Elsewhere it is OpenVINO on a processor,
     where the package is there and computes in these numbers, and where a network's graph can be
     kept: making one takes seconds, and is done once for weights that have been loaded, but every
-    time for those that may change. "compile" is never chosen by itself.
+    time for those that may change. So it is for other numbers where torch would compute nothing in
+    them, as of networks that are all convolutions. "compile" is never chosen by itself.
 
     Args:
         name: One of `BACKENDS`.
         device: Where the network is to run.
         precision: "fp32", "bf16" or "fp16".
         is_kept: Whether the graphs of all networks can be kept.
+        is_convolutional: Whether the networks are convolutions alone, without matrices.
 
     Returns:
         "torch", "compile" or "openvino".
@@ -68,7 +77,7 @@ def find_backend(name: str, device: torch.device, precision: str, *, is_kept: bo
         return name
     if device.type != "cpu" or not is_kept:
         return "torch"
-    if has_native_convolutions(precision):
+    if has_native_convolutions(precision) and (precision == "fp32" or not is_convolutional):
         return "torch"
     is_there = openvino_core.is_installed() and openvino_core.computes_in(precision)
     return "openvino" if is_there else "torch"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stemsplit.audio import decode_blocks, probe
 from stemsplit.backends.choice import find_backend
@@ -106,6 +106,7 @@ class Separator:
             # A whole song at once is a matter of its length, and of the original's code.
             is_kept=self.options.framing == "default"
             and all(one.model.has_loaded_weights for one in needed),
+            is_convolutional=all(_is_convolutional(one.model.core) for one in needed),
         )
         self._notices: tuple[str, ...] = ()
         try:
@@ -337,6 +338,11 @@ class Separator:
         weight = 1 / len(leads)
         lanes = [Lane(network, lead, weight) for lead in leads for network in self._networks]
         return Lanes(lanes, len(self._stem_plan.of_model), self.device)
+
+
+def _is_convolutional(core: nn.Module) -> bool:
+    """Tell whether a network has no matrices but its convolutions'."""
+    return not any(isinstance(one, (nn.Linear, nn.RNNBase)) for one in core.modules())
 
 
 def _with_channels(samples: Tensor, channels: int) -> Tensor:

@@ -9,6 +9,8 @@ from stemsplit.backends import openvino_core
 from stemsplit.backends.choice import VARIABLE, find_backend
 from stemsplit.backends.native import library
 from stemsplit.errors import DeviceError, UnknownNameError
+from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+from stemsplit.separation.separator import _is_convolutional
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -46,6 +48,27 @@ def test_auto_takes_openvino_for_bf16_where_ours_are_no_faster(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
     expected = "torch" if native and not has_amx else "openvino"
     assert find_backend("auto", CPU, "bf16", is_kept=True) == expected
+
+
+def test_auto_takes_openvino_for_bf16_where_torch_would_compute_all_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    monkeypatch.setattr(library, "find_library", object)
+    monkeypatch.setattr(openvino_core, "computes_in", lambda precision: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for precision, is_convolutional in (("bf16", True), ("bf16", False), ("fp32", True)):
+        backend = find_backend(
+            "auto", CPU, precision, is_kept=True, is_convolutional=is_convolutional
+        )
+        is_lost = precision == "bf16" and is_convolutional
+        assert backend == ("openvino" if is_lost and installed else "torch")
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_which_networks_are_all_convolutions(name: str) -> None:
+    kind = find_architecture(name)
+    core = kind(kind.Config.tiny(("vocals",))).core
+    assert _is_convolutional(core) == (name in ("d3net", "spleeter"))
 
 
 def test_auto_takes_torch_where_a_graph_would_be_made_every_time(installed: bool) -> None:
