@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stemsplit.dsp.memory import new_image
+from stemsplit.dsp.memory import is_recorded, new_image
 
 Part = tuple[nn.Module, int, int]
 Run = tuple[int, Sequence[Part]]
@@ -92,6 +92,11 @@ class AffineMap(nn.Module):
     shift: Tensor
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
+        """Read a norm, which is left as it is.
+
+        Args:
+            norm: With statistics of its own.
+        """
         super().__init__()
         affine = _read_affine(norm)
         self.register_buffer("scale", affine.scale.float()[:, None, None])
@@ -99,6 +104,8 @@ class AffineMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, H, W) -> (B, C, H, W)."""
+        if is_recorded(x):
+            return torch.addcmul(self.shift, x, self.scale)
         return torch.addcmul(self.shift, x, self.scale, out=new_image(x))
 
 

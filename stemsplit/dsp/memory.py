@@ -3,8 +3,8 @@
 The arrays of every chunk of a song are alike. The kernel gives such arrays out page by page,
 zeroed, each time anew; the heap keeps them, cut up among all that lives longer, and grows over
 hours. Here they lie in an arena of their own, side by side: what is free is one piece again as soon
-as its neighbours are. Each worker of chunks has an arena for itself, so that every chunk's arrays
-lie where the last one's lay, and an arena is as large as one chunk needs, whatever comes after.
+as its neighbours are. Of several workers of chunks each has an arena for itself, so that every
+chunk's arrays lie where the last one's lay, and an arena is as large as one chunk needs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import math
 import mmap
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -26,11 +27,16 @@ from torch import Tensor
 # What Python maps is for other processes to share, where it can be, unless it is told otherwise.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
+# What makes a kernel take pages back; where it is macOS's, only the second does.
+_ADVICE: int | None = getattr(mmap, "MADV_DONTNEED", None)
+if sys.platform == "darwin":
+    _ADVICE = getattr(mmap, "MADV_FREE", None)
+
 FEWEST_BYTES = 1 << 18
 """Smaller arrays are torch's own."""
 GRAIN_BYTES = mmap.PAGESIZE
-SEGMENT_BYTES = 1 << 30
-"""Of addresses; memory is taken as it is first written to."""
+SEGMENT_BYTES = 1 << (26 if os.name == "nt" else 30)
+"""Of addresses; memory is taken as it is first written to, but on Windows at once."""
 
 
 class _Segment:
@@ -66,9 +72,9 @@ class _Segment:
 
     def forget(self) -> None:
         """Give the memory of what is free back, and keep the addresses."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if _ADVICE is not None:
             for start, end in self.free:
-                self.memory.madvise(mmap.MADV_DONTNEED, start, end - start)
+                self.memory.madvise(_ADVICE, start, end - start)
 
 
 class _Loan(weakref.ref):  # type: ignore[type-arg]  # of numpy arrays, which one does not matter
@@ -101,7 +107,8 @@ class Arena:
         with self._lock:
             self._sort_in()
             segment, start, end = self._take(-(-size // GRAIN_BYTES) * GRAIN_BYTES)
-            # The tensor keeps this array for as long as anything looks at its storage.
+            # The tensor keeps this array for as long as anything looks at its storage. A search for
+            # garbage may end others meanwhile: `_ended` is what that may write to.
             raw = np.frombuffer(segment.memory, np.uint8, size, start)
             loan = _Loan(raw, self._ended.append)
             loan.segment, loan.start, loan.end = segment, start, end
@@ -109,7 +116,10 @@ class Arena:
         return torch.from_numpy(raw).view(dtype).view(shape)
 
     def _take(self, size: int) -> tuple[_Segment, int, int]:
-        """Take the smallest part that is large enough, of a new segment where there is none."""
+        """Take the first part that is large enough, of a new segment where there is none.
+
+        The first: what lies low is in use already, and what is never reached costs nothing.
+        """
         fitting = [
             (number, start, place)
             for number, segment in enumerate(self._segments)
@@ -128,8 +138,10 @@ class Arena:
         return segment, start, start + size
 
     def _reserve(self, size: int) -> _Segment:
-        with contextlib.suppress(OSError):
-            return _Segment(max(size, SEGMENT_BYTES))
+        # Addresses may be rationed, too.
+        for number in (max(size, SEGMENT_BYTES), size):
+            with contextlib.suppress(OSError):
+                return _Segment(number)
         self._forget()
         try:
             return _Segment(size)
@@ -168,11 +180,14 @@ class _Arenas(threading.local):
 
 
 class _Lease:
-    """A thread's own arena, which ends with the thread."""
+    """A thread's own arena, which the next thread takes over when it ends."""
 
     def __init__(self) -> None:
-        self.arena = _IDLE.pop() if _IDLE else Arena()
-        _ALL.add(self.arena)
+        try:
+            self.arena = _IDLE.pop()
+        except IndexError:
+            self.arena = Arena()
+            _ALL.append(self.arena)
 
     def __del__(self) -> None:
         _IDLE.append(self.arena)
@@ -180,7 +195,7 @@ class _Lease:
 
 _COMMON = Arena()
 _IDLE: list[Arena] = []
-_ALL: weakref.WeakSet[Arena] = weakref.WeakSet((_COMMON,))
+_ALL = [_COMMON]
 _OWN = _Arenas()
 
 
@@ -205,10 +220,24 @@ def release() -> None:
 
 
 def hand_over(array: Tensor) -> Tensor:
-    """Return what outlives a worker's chunk: a copy outside of its own arena, or the array."""
-    if _OWN.lease is None or array.nbytes < FEWEST_BYTES or array.device.type != "cpu":
+    """Return what outlives a worker's chunk: a copy outside of its own arena, or the array.
+
+    Raises:
+        MemoryError: There is not enough.
+    """
+    is_large = array.device.type == "cpu" and array.untyped_storage().nbytes() >= FEWEST_BYTES
+    if _OWN.lease is None or not is_large:
         return array
-    return _COMMON.lend(array.shape, array.dtype).copy_(array)
+    return _lend(_COMMON, array.shape, array.dtype).copy_(array)
+
+
+def _lend(arena: Arena, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Lend from an arena, if need be after all others have given back what lies idle there."""
+    try:
+        return arena.lend(shape, dtype)
+    except MemoryError:
+        release()
+    return arena.lend(shape, dtype)
 
 
 def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -226,7 +255,7 @@ def new_empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = No
     if like.device.type != "cpu" or math.prod(shape) * dtype.itemsize < FEWEST_BYTES:
         return like.new_empty(shape, dtype=dtype)
     arena = _COMMON if _OWN.lease is None else _OWN.lease.arena
-    return arena.lend(shape, dtype)
+    return _lend(arena, shape, dtype)
 
 
 def stack(parts: Sequence[Tensor]) -> Tensor:
@@ -247,6 +276,9 @@ def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
     """Return `torch.cat(parts, dim)`, large ones in used memory; images keep their order of axes.
 
     Shape: (B, C, H, W) but for `dim`.
+
+    Raises:
+        MemoryError: There is not enough.
     """
     first = parts[0]
     if is_recorded(*parts) or any(part.dtype != first.dtype for part in parts):
@@ -256,15 +288,23 @@ def cat(parts: Sequence[Tensor], dim: int) -> Tensor:
     return torch.cat(tuple(parts), dim, out=new_image(first, shape))
 
 
+def has_channels_last(image: Tensor) -> bool:
+    """Tell whether a pixel's channels lie side by side in memory. Shape: (B, C, ...)."""
+    return image.shape[1] > 1 and image.stride(1) == 1
+
+
 def new_image(like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     """Return memory for an image, channels side by side where those of another are.
 
     Args:
         like: Of the same type of numbers. Shape (B', C', H', W').
         shape: (B, C, H, W); that of the other by default.
+
+    Raises:
+        MemoryError: There is not enough.
     """
     batch, channels, height, width = like.shape if shape is None else shape
-    if like.stride(1) == 1 and like.shape[1] > 1:
+    if has_channels_last(like):
         return new_empty(like, (batch, height, width, channels)).permute(0, 3, 1, 2)
     return new_empty(like, (batch, channels, height, width))
 

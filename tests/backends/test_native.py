@@ -183,7 +183,9 @@ def test_dense_layers_follow_one_another(
     randomise(block)
     units = [fuse(library, layer.fusion()) for layer in block.layers]  # type: ignore[operator]  # a ModuleList forgets what it was given
     following = NativeDense([unit.conv for unit in units])
-    parts = [draw(1, channels, height, 21) for channels in (width, 5)]
+    # One of them a slice of a larger image.
+    wide = draw(1, width + 3, height, 21).contiguous(memory_format=torch.channels_last)
+    parts = [wide[:, :width], draw(1, 5, height, 21)]
     seen = list(parts)
     for unit in units:
         seen.insert(0, unit(*seen))
@@ -200,6 +202,21 @@ def test_dense_layers_follow_one_another(
     assert (largest < height) == (height >= 60)
     both = torch.cat([torch.cat(parts, dim=1)] * 2)
     assert torch.equal(following(both)[1:], seen[0])
+    with pytest.raises(ValueError, match="parts of different sizes"):
+        following(parts[0], parts[1][..., 1:])
+
+
+def test_rows_need_those_next_to_them_alone(library: Library) -> None:
+    layer = nn.Conv2d(8, 8, 3, padding=1)
+    assert fuse(library, Fusion(layer)).conv.keeps_rows
+    for other, zeros in (
+        (nn.Conv2d(8, 8, 3), (2, 0, 2, 0)),
+        (nn.Conv2d(8, 8, 3), (0, 2, 0, 2)),
+        (nn.Conv2d(8, 8, 3, padding=2), (0, 0, 0, 0)),
+        (nn.Conv2d(8, 8, 3, padding=2, dilation=2), (0, 0, 0, 0)),
+        (nn.Conv2d(8, 8, 5, padding=2, stride=2), (0, 0, 0, 0)),
+    ):
+        assert not fuse(library, Fusion(other, zeros=zeros)).conv.keeps_rows
 
 
 @torch.no_grad()

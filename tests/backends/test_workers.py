@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stemsplit.backends.workers import Workers, count_workers, set_own_threads, wait_for
+from stemsplit.dsp import memory
 
 CPU = torch.device("cpu")
 
@@ -32,6 +33,24 @@ def test_workers_run_at_once_with_a_share_of_the_threads_each() -> None:
     assert [wait_for(future) for future in futures] == [(n, 2) for n in range(4)]
     workers.close()
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_every_worker_has_an_arena_of_its_own() -> None:
+    workers = Workers(2)
+    together = threading.Barrier(2)
+
+    def work() -> memory.Arena | None:
+        together.wait(10)
+        lease = memory._OWN.lease
+        return None if lease is None else lease.arena
+
+    one, other = (wait_for(future) for future in [workers.submit(work) for _ in range(2)])
+    workers.close()
+    assert one is not None
+    assert other is not None
+    assert one is not other
+    assert memory._OWN.lease is None
 
 
 def test_one_worker_is_the_caller() -> None:

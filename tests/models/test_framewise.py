@@ -73,3 +73,7 @@ def test_norms_in_training_and_gradients_see_all_frames() -> None:
     x.requires_grad_()
     by_frames(lambda part: part**2, x, training=False, may_replace=True).sum().backward()
     torch.testing.assert_close(x.grad, 2 * x.detach())
+    weight = torch.ones(1, requires_grad=True)
+    known = x.detach()
+    by_frames(lambda part: weight * part, known, training=False, may_replace=True).sum().backward()
+    torch.testing.assert_close(weight.grad, known.sum()[None])

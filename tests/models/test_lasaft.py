@@ -14,11 +14,12 @@ import torch
 from random_weights import randomise
 from torch import Tensor
 
+from stemsplit.dsp.memory import has_channels_last
 from stemsplit.errors import CheckpointError, UnsafeWeightsError
 from stemsplit.models.base import StemModel
 from stemsplit.models.blocks import framewise
 from stemsplit.models.blocks.conditioning import Attention, Condition, ConditionedBlock, LaSAFT
-from stemsplit.models.blocks.intermediate import TDF, DenseConv, has_channels_last
+from stemsplit.models.blocks.intermediate import TDF, DenseConv
 from stemsplit.models.lasaft import ConditionedUNet, ConditionedUNetConfig
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.build import build_model

@@ -11,6 +11,8 @@ import torch
 from linear_model import LinearModel
 from torch import Tensor
 
+from stemsplit.backends.workers import Workers, wait_for
+from stemsplit.dsp import memory
 from stemsplit.errors import (
     DecodeError,
     EmptyAudioError,
@@ -170,6 +172,28 @@ def test_chunks_side_by_side_come_back_in_the_songs_order(options: dict[str, flo
     stems = Separator(LinearModel(), **options).separate(mixture)
     for stem, share in SHARES.items():
         torch.testing.assert_close(stems[stem], share * mixture, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_what_outlives_a_chunk_leaves_its_workers_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "FEWEST_BYTES", 1)
+    model = OpenUnmix(OpenUnmixConfig.tiny(("vocals",))).eval()
+    separator = Separator(model)
+    (network,) = separator._networks
+    workers = Workers(2)
+
+    def work() -> tuple[bool, int]:
+        stems = network.run(music(network.framing.chunk_samples or 0))
+        return memory._OWN.lease is not None, stems.data_ptr()
+
+    has_own, place = wait_for(workers.submit(work))
+    workers.close()
+    assert has_own
+    starts = [
+        (np.frombuffer(segment.memory, np.uint8).ctypes.data, len(segment.memory))
+        for segment in memory._COMMON._segments
+    ]
+    assert any(start <= place < start + size for start, size in starts)
 
 
 @pytest.mark.usefixtures("four_threads")

@@ -126,8 +126,8 @@ class NativeConv2d(nn.Module):
         parts = tuple(map(turn, parts))
         plus = None if plus is None else turn(plus)
         size = (len(parts[0]), self._channels, *self._find_size(*parts[0].shape[2:]))
-        self._check(parts, size, plus, bare)
-        out = plus if replaces_plus and plus is not None and _fills(plus) else None
+        self.check(parts, size, plus, bare)
+        out = plus if replaces_plus and plus is not None and _is_most_of_it(plus) else None
         out = self.new_output(parts[0]) if out is None else out
         task = self._describe([Rows(part) for part in parts], parts[0].shape[2], size)
         task.padded = self._is_padded and out is not plus
@@ -143,7 +143,8 @@ class NativeConv2d(nn.Module):
         geometry = self._geometry
         is_plain = (geometry.in_step, geometry.out_step, geometry.classes) == (1, 1, 1)
         is_plain = is_plain and len(geometry.sources) == len(geometry.targets) == 1
-        return is_plain and self._find_size(8, 8) == (8, 8)
+        is_central = all(axis.first == -1 for axis in geometry.sources[0])
+        return is_plain and is_central and self._find_size(8, 8) == (8, 8)
 
     def convolve_rows(
         self, parts: Sequence[Rows], height: int, out: Rows, first: int, last: int
@@ -181,8 +182,17 @@ class NativeConv2d(nn.Module):
         pixels = new_empty(x, (x.shape[0], rows, columns, wide), torch.float32)
         return pixels[..., : self._channels].permute(0, 3, 1, 2)
 
-    def _check(self, parts: Sequence[Tensor], size: Sequence[int], *images: Tensor | None) -> None:
-        """Refuse what C would read wrongly."""
+    def check(self, parts: Sequence[Tensor], size: Sequence[int], *images: Tensor | None) -> None:
+        """Refuse what C would read wrongly.
+
+        Args:
+            parts: See `forward`.
+            size: Of what comes out.
+            images: That are written, or read beside it.
+
+        Raises:
+            ValueError: Images of other sizes, channels or numbers than these have to be.
+        """
         first = parts[0]
         if any(
             part.shape[::2] != first.shape[::2] or part.shape[3] != first.shape[3] for part in parts
@@ -287,9 +297,10 @@ def turn(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def _fills(image: Tensor) -> bool:
-    """Tell whether it does not keep much more memory from others than it takes."""
-    return 2 * image.nbytes >= image.untyped_storage().nbytes()
+def _is_most_of_it(image: Tensor) -> bool:
+    """Tell whether an image takes half of the memory that it keeps from others, or more."""
+    is_whole = 0 not in image.stride()
+    return is_whole and 2 * image.nbytes >= image.untyped_storage().nbytes()
 
 
 class _SizeRule:

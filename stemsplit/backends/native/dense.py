@@ -16,7 +16,7 @@ from stemsplit.backends.native.convolution import TILE, NativeConv2d, Rows, turn
 ROWS_AT_ONCE = 32
 """More than the layers lie apart."""
 FEWEST_ROWS = 3 * ROWS_AT_ONCE
-"""Of an image that is computed so."""
+"""An image of fewer is small enough to be computed layer by layer."""
 
 
 class NativeDense(nn.Module):
@@ -45,7 +45,9 @@ class NativeDense(nn.Module):
             for layer in self._layers:
                 seen.insert(0, layer(*seen))
             return seen[0]
-        return self._follow([turn(part) for part in parts], height)
+        turned = [turn(part) for part in parts]
+        self._layers[0].check(turned, ())
+        return self._follow(turned, height)
 
     def _follow(self, parts: Sequence[Tensor], height: int) -> Tensor:
         """Let the layers follow one another down the image."""

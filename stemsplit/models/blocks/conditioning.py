@@ -21,10 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stemsplit.dsp.memory import has_channels_last
 from stemsplit.models.blocks.framewise import by_frames
-from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, has_channels_last
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer
 
 Work = Callable[[Tensor], Tensor]
+"""Takes frames, each for itself."""
 
 
 class Condition(NamedTuple):
@@ -84,22 +86,15 @@ class Attention(nn.Module):
 
 
 class LaSAFT(nn.Module):
-    """A TDF to as many spectra as there are latent sources, which a stem's attention sums.
-
-    Shape: (B or B * S, C, N, F) -> (B * S, C, N, F).
-    """
+    """A TDF to as many spectra as there are latent sources, which a stem's attention sums."""
 
     def __init__(self, tdf: TDF, attention: Attention) -> None:
         super().__init__()
         self.tdf = tdf
         self.attention = attention
 
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
-        return self.told(condition)(x)
-
-    def told(self, condition: Condition) -> Work:
-        """Return `forward` for one condition, with its matrix in order."""
+    def forward(self, condition: Condition) -> Work:
+        """Return what transforms frames. Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
         attention = self.attention(condition.query)
         matrix = self.tdf.order_latents(attention.shape[1])
 
@@ -134,10 +129,7 @@ def _weigh(attention: Tensor, rows: Tensor, songs: int) -> Tensor:
 
 
 class LightSAFT(nn.Module):
-    """The same with the sum in the bottleneck: one small spectrum for each latent source.
-
-    Shape: (B or B * S, C, N, F) -> (B * S, C, N, F).
-    """
+    """The same with the sum in the bottleneck: one small spectrum for each latent source."""
 
     def __init__(self, squeeze: LinearLayer, expand: LinearLayer, attention: Attention) -> None:
         super().__init__()
@@ -145,12 +137,8 @@ class LightSAFT(nn.Module):
         self.expand = expand
         self.attention = attention
 
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        """Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
-        return self.told(condition)(x)
-
-    def told(self, condition: Condition) -> Work:
-        """Return `forward` for one condition."""
+    def forward(self, condition: Condition) -> Work:
+        """Return what transforms frames. Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
         attention = self.attention(condition.query)
 
         def transform(x: Tensor) -> Tensor:
@@ -175,11 +163,12 @@ class ConditionedBlock(nn.Module):
 
     def forward(self, *parts: Tensor, condition: Condition) -> Tensor:
         """Shape: (B or B * S, C_in, N, F), in any number of parts -> (B or B * S, C_out, N, F)."""
+        y = self.dense(*parts)
         transform: Work | None = self.transform
         if isinstance(self.transform, (LaSAFT, LightSAFT)):
-            transform = self.transform.told(condition)
+            transform = self.transform(condition)
 
-        def go_on(x: Tensor) -> Tensor:
+        def modulate_and_transform(x: Tensor) -> Tensor:
             x = modulate(x, condition)
             if transform is None:
                 return x
@@ -188,7 +177,7 @@ class ConditionedBlock(nn.Module):
             total: Tensor = x.unflatten(0, (songs, -1)) + added.unflatten(0, (songs, -1))
             return total.flatten(0, 1)
 
-        return by_frames(go_on, self.dense(*parts), training=self.training, may_replace=True)
+        return by_frames(modulate_and_transform, y, training=self.training, may_replace=True)
 
 
 class Control(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from stemsplit.dsp.memory import is_recorded, new_image
@@ -28,7 +29,7 @@ def by_frames(
     """Return `work(x)`, in evaluation on a processor some frames at a time.
 
     Args:
-        work: Takes frames to frames, as many, twice or half as many, each for itself.
+        work: Takes frames to frames, as many or twice as many, each for itself.
         x: Shape (B, C, N, F).
         training: Whether norms look at all frames.
         may_replace: Whether the result may be written over `x`, if it is of the same shape.
@@ -37,10 +38,13 @@ def by_frames(
     Returns:
         Shape (B', C', N', F').
     """
+    if training or x.device.type != "cpu" or is_recorded(x):
+        return work(x)
     frames = x.shape[2]
     step = max(1, NUMBERS_AT_ONCE // (grows * x[:, :, :1].numel()))
-    if training or x.device.type != "cpu" or frames <= step or is_recorded(x):
+    if frames <= step:
         return work(x)
+    may_replace = may_replace and not torch.is_grad_enabled()
     whole: Tensor | None = None
     for start in range(0, frames, step):
         part = x[:, :, start : start + step]

@@ -5,7 +5,7 @@ it is called:
 
     module(*parts)             (B, C_part, H, W), read as if their channels stood side by side
     module(x, plus)            where `takes_plus`: what is added to the convolution, and may be
-                               written over
+                               written over: it shares no channels with x
 
 One whose layers each read its inputs and what all layers before them gave, the newest first, and
 that gives what the last one gives, may say which these are, by a method `dense_layers`.

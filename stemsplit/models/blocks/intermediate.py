@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stemsplit.dsp.memory import is_recorded, new_empty
+from stemsplit.dsp.memory import cat, has_channels_last, is_recorded, new_empty
 from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, behind
@@ -171,14 +171,10 @@ class LinearLayer(nn.Module):
         return weight, None if bias is None else bias.unflatten(0, (-1, latents)).T.flatten()
 
 
-def has_channels_last(image: Tensor) -> bool:
-    """Tell whether a pixel's channels lie side by side in memory. Shape: (B, C, ...)."""
-    return image.shape[1] > 1 and image.stride(1) == 1
-
-
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a matrix to the bins. Shape: (B, C, N, F_in), (F_out, F_in) -> (B, C, N, F_out)."""
-    if torch.is_autocast_enabled(x.device.type) or is_recorded(x, weight):
+    is_lowered = torch.is_autocast_enabled(x.device.type)
+    if is_lowered or x.device.type != "cpu" or is_recorded(x, weight):
         return functional.linear(x, weight, bias)
     if not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
         rows = x.reshape(-1, x.shape[-1])
@@ -262,7 +258,8 @@ class NarrowedTDF(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
-        result: Tensor = self.narrow(self.tdf(torch.cat(parts, dim=1)))
+        x = parts[0] if len(parts) == 1 else cat(parts, 1)
+        result: Tensor = self.narrow(self.tdf(x))
         return result
 
 

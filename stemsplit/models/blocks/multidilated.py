@@ -67,8 +67,8 @@ class Unit(nn.Module):
         """Add to `plus`, if that is there. Shape: (B, C_in, H, W), (B, C_out, H, W) -> the same."""
         # In use the norm may be folded away. What x is a slice of is then not written to; a slice
         # would be copied for the convolution anyway.
-        has_norm = isinstance(self.norm, nn.BatchNorm2d)
-        result: Tensor = self.conv(functional.relu(self.norm(x), inplace=has_norm))
+        is_new = not isinstance(self.norm, nn.Identity)
+        result: Tensor = self.conv(functional.relu(self.norm(x), inplace=is_new))
         return result if plus is None else result.add_(plus)
 
     def fusion(self) -> Fusion:
