@@ -120,18 +120,16 @@ class Arena:
 
         The first: what lies low is in use already, and what is never reached costs nothing.
         """
-        fitting = [
-            (number, start, place)
-            for number, segment in enumerate(self._segments)
-            for place, (start, end) in enumerate(segment.free)
-            if end - start >= size
-        ]
-        if fitting:
-            number, _, place = min(fitting)
-            segment = self._segments[number]
-        else:
-            segment, place = self._reserve(size), 0
-            self._segments.append(segment)
+        for segment in self._segments:
+            for place, (start, end) in enumerate(segment.free):
+                if end - start >= size:
+                    return self._cut(segment, place, size)
+        segment = self._reserve(size)
+        self._segments.append(segment)
+        return self._cut(segment, 0, size)
+
+    def _cut(self, segment: _Segment, place: int, size: int) -> tuple[_Segment, int, int]:
+        """Take the beginning of a free part."""
         start, end = segment.free.pop(place)
         if start + size < end:
             segment.free.insert(place, (start + size, end))
