@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import platform
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemsplit.backends.native import dense, fusing
-from stemsplit.backends.native import library as library_module
 from stemsplit.backends.native.convolution import NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.fusing import NativeUnit, use_native_convolutions
 from stemsplit.backends.native.geometry import plan
-from stemsplit.backends.native.library import Library, find_library
+from stemsplit.backends.native.library import Library
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.intermediate import DenseConv
@@ -33,33 +28,6 @@ from stemsplit.models.spleeter import SameConvTranspose2d
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 2e-5
 """Of the largest value: what F(4x4, 3x3) costs in float32, sums of up to a thousand products."""
-
-
-@pytest.fixture(scope="module")
-def build() -> ModuleType:
-    """Return `hatch_build.py`."""
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", params=[(4, 32), (8, 16), (8, 32), (16, 32)], ids=str)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Return the convolutions for vectors of any processor, compiled for this one."""
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    target = tmp_path_factory.mktemp("native") / "convolution.so"
-    flags = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared")
-    folder = ROOT / "stemsplit" / "backends" / "native"
-    sources = [str(folder / name) for name in ("convolution.c", "planes.c")]
-    lanes, registers = request.param
-    kind = (f"-DLANES={lanes}", f"-DREGISTERS={registers}")
-    subprocess.run([compiler, *flags, *kind, *sources, "-o", str(target)], check=True)
-    return Library(target)
 
 
 def fuse(library: Library, pieces: Fusion) -> NativeUnit:
@@ -333,140 +301,30 @@ def test_other_layers_are_left_to_torch(layer: nn.Conv2d | nn.ConvTranspose2d) -
     assert plan(layer, (0, 0)) is None
 
 
-class TestChoice:
-    @pytest.fixture(autouse=True)
-    def _look_anew(self) -> Iterator[None]:
-        find_library.cache_clear()
-        yield
-        find_library.cache_clear()
-
-    def test_it_can_be_turned_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("STEMSPLIT_NATIVE", "0")
-        net = nn.Sequential(nn.Conv2d(8, 8, 3))
-        use_native_convolutions(net)
-        assert isinstance(net[0], nn.Conv2d)
-
-    def test_without_a_library_torch_does_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(library_module, "_LIBRARIES", {})
-        monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-        net = nn.Sequential(nn.Conv2d(8, 8, 3))
-        use_native_convolutions(net)
-        assert isinstance(net[0], nn.Conv2d)
-
-    def test_a_network_gets_them(self) -> None:
-        if find_library() is None:
-            pytest.skip("the package was built without a C compiler, or for another processor")
-        net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(8, 8, 1))
-        weights = net[0].weight
-        use_native_convolutions(net.eval())
-        assert [type(layer) for layer in net] == [NativeConv2d, nn.Conv2d, nn.Conv2d]
-        assert weights.requires_grad, "the layer itself stays as it was"
-
-    @pytest.mark.parametrize("halves", [False, True])
-    def test_long_vectors_are_for_processors_that_take_them_whole(
-        self, halves: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        class Compiled:
-            def __init__(self, path: Path) -> None:
-                self.name = path.stem
-                self.halves = halves and path.stem == "convolution-avx512"
-
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-        monkeypatch.setattr(library_module, "Library", Compiled)
-        found = find_library()
-        assert isinstance(found, Compiled)
-        assert found.name == ("convolution-avx512vl" if halves else "convolution-avx512")
-
-    def test_long_vectors_are_better_than_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Compiled:
-            halves = True
-
-            def __init__(self, path: Path) -> None:
-                if path.stem != "convolution-avx512":
-                    raise OSError(path)
-
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-        monkeypatch.setattr(library_module, "Library", Compiled)
-        assert isinstance(find_library(), Compiled)
-
-
-class TestBuild:
-    def test_all_libraries_of_a_machine_give_the_same_bits(
-        self, build: ModuleType, tmp_path: Path
-    ) -> None:
-        capabilities = {"AVX2": ["avx2"], "AVX512": ["avx2", "avx512", "avx512vl"]}
-        here = capabilities.get(torch.backends.cpu.get_cpu_capability(), [])
-        if len(here) < 2 or build.find_compiler() is None:
-            pytest.skip("this machine has one kind of vectors, or no C compiler")
-        (tmp_path / build.FOLDER).mkdir(parents=True)
-        for source in build.SOURCES:
-            shutil.copy(ROOT / source, tmp_path / source)
-        assert not set(here) & set(build.compile_libraries(tmp_path))
-        folder = tmp_path / build.FOLDER
-        libraries = [Library(folder / f"convolution-{name}.so") for name in here]
-        norm, image = nn.BatchNorm2d(26), draw(2, 21, 19, 30)
-        randomise(norm)
-        for channels in (26, 2):
-            for kind, shape in LAYERS.values():
-                layer = kind(21, channels, **shape)
-                randomise(layer)
-                behind = (norm, nn.LeakyReLU(0.1)) if channels == 26 else ()
-                with torch.no_grad():
-                    given = [fuse(one, Fusion(layer, behind=behind))(image) for one in libraries]
-                assert all(torch.equal(given[0], other) for other in given[1:])
-        planes = nn.Conv2d(1, 3, (3, 5))
-        of_one = [NativePlanesConv2d(one, planes)(image[:, :1]) for one in libraries]
-        assert all(torch.equal(of_one[0], other) for other in of_one[1:])
-
-    def test_only_long_vectors_are_halved_and_by_one_family(self, library: Library) -> None:
-        told = Path("/proc/cpuinfo")
-        if library.lanes < 16 or not told.exists():
-            assert library.lanes == 16 or not library.halves
-            return
-        said = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line)
-        facts = {key.strip(): value.strip() for key, value in said.items()}
-        is_amd = facts.get("vendor_id") == "AuthenticAMD"
-        assert library.halves == (is_amd and facts.get("cpu family") == "25")
-
-    def test_without_a_compiler_nothing_is_left(
-        self, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("CC", raising=False)
-        monkeypatch.setattr(shutil, "which", lambda _: None)
-        failed = build.compile_libraries(tmp_path)
-        assert set(failed) == set(build.VARIANTS.get(platform.machine().lower(), {}))
-        assert all("no C compiler" in reason for reason in failed.values())
-
-    def test_a_compiler_that_fails_is_quoted(
-        self, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("CC", "false")
-        folder = tmp_path / build.FOLDER
-        folder.mkdir(parents=True)
-        for reason in build.compile_libraries(tmp_path).values():
-            assert "false" in reason
-        assert not list(folder.iterdir())
-
-    def test_a_library_of_other_sources_is_refused(
-        self, library: Library, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = Path(library._library._name)
-        monkeypatch.setattr(library_module.ctypes, "sizeof", lambda _: 1)
-        with pytest.raises(OSError, match="other sources"):
-            Library(path)
-
-    def test_a_library_without_planes_is_refused(self, tmp_path: Path) -> None:
-        compiler = shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            pytest.skip("there is no C compiler")
-        source = ROOT / "stemsplit" / "backends" / "native" / "convolution.c"
-        target = tmp_path / "old.so"
-        flags = ("-std=gnu11", "-DLANES=4", "-DREGISTERS=32", "-w", "-fPIC", "-shared")
-        subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
-        with pytest.raises(OSError, match="other sources"):
-            Library(target)
+def test_all_libraries_of_a_machine_give_the_same_bits(build: ModuleType, tmp_path: Path) -> None:
+    capabilities = {"AVX2": ["avx2"], "AVX512": ["avx2", "avx512", "avx512vl"]}
+    here = capabilities.get(torch.backends.cpu.get_cpu_capability(), [])
+    if len(here) < 2 or build.find_compiler() is None:
+        pytest.skip("this machine has one kind of vectors, or no C compiler")
+    (tmp_path / build.FOLDER).mkdir(parents=True)
+    for source in build.SOURCES:
+        shutil.copy(ROOT / source, tmp_path / source)
+    assert not set(here) & set(build.compile_libraries(tmp_path))
+    folder = tmp_path / build.FOLDER
+    libraries = [Library(folder / f"convolution-{name}.so") for name in here]
+    norm, image = nn.BatchNorm2d(26), draw(2, 21, 19, 30)
+    randomise(norm)
+    for channels in (26, 2):
+        for kind, shape in LAYERS.values():
+            layer = kind(21, channels, **shape)
+            randomise(layer)
+            behind = (norm, nn.LeakyReLU(0.1)) if channels == 26 else ()
+            with torch.no_grad():
+                given = [fuse(one, Fusion(layer, behind=behind))(image) for one in libraries]
+            assert all(torch.equal(given[0], other) for other in given[1:])
+    planes = nn.Conv2d(1, 3, (3, 5))
+    of_one = [NativePlanesConv2d(one, planes)(image[:, :1]) for one in libraries]
+    assert all(torch.equal(of_one[0], other) for other in of_one[1:])
 
 
 @pytest.mark.parametrize(
