@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,8 +36,24 @@ if sys.platform == "darwin":
 FEWEST_BYTES = 1 << 18
 """Smaller arrays are torch's own."""
 GRAIN_BYTES = mmap.PAGESIZE
-SEGMENT_BYTES = 1 << (26 if os.name == "nt" else 30)
-"""Of addresses; memory is taken as it is first written to, but on Windows at once."""
+SEGMENT_BYTES = 1 << 30
+"""Of addresses; memory is taken as it is first written to."""
+RATIONED_BYTES = 1 << 26
+"""Where addresses count as memory."""
+
+
+def are_addresses_rationed() -> bool:
+    """Tell whether addresses count: on Windows, and elsewhere where somebody limits them."""
+    if os.name == "nt":
+        return True
+    import resource  # not on Windows
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return True
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return False
 
 
 class _Segment:
@@ -136,8 +153,8 @@ class Arena:
         return segment, start, start + size
 
     def _reserve(self, size: int) -> _Segment:
-        # Addresses may be rationed, too.
-        for number in (max(size, SEGMENT_BYTES), size):
+        usual = RATIONED_BYTES if are_addresses_rationed() else SEGMENT_BYTES
+        for number in (max(size, usual), size):
             with contextlib.suppress(OSError):
                 return _Segment(number)
         self._forget()

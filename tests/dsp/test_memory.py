@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,10 +99,31 @@ def test_what_is_not_lent_can_be_released() -> None:
 
 def test_an_array_larger_than_a_segment_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SEGMENT_BYTES", 8 * SIZE)
+    monkeypatch.setattr(memory, "RATIONED_BYTES", 8 * SIZE)
     arena = Arena()
     arrays = [arena.lend((SIZE * size,), torch.float32).fill_(size) for size in (1, 5, 1)]
     assert len(arena._segments) == 2
     assert all(bool((one == size).all()) for one, size in zip(arrays, (1, 5, 1), strict=True))
+
+
+def test_few_addresses_are_reserved_where_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rationed, expected in ((False, memory.SEGMENT_BYTES), (True, memory.RATIONED_BYTES)):
+        monkeypatch.setattr(memory, "are_addresses_rationed", lambda rationed=rationed: rationed)
+        arena = Arena()
+        arena.lend((SIZE,), torch.float32)
+        assert [len(segment.memory) for segment in arena._segments] == [expected]
+
+
+def test_a_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    unlimited, limited = (resource.RLIM_INFINITY,) * 2, (1 << 32, resource.RLIM_INFINITY)
+    monkeypatch.setattr(Path, "read_text", lambda _: "0\n")
+    for limits, expected in ((unlimited, False), (limited, True)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
+        assert memory.are_addresses_rationed() == expected
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    monkeypatch.setattr(Path, "read_text", lambda _: "2\n")
+    assert memory.are_addresses_rationed()
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3])
@@ -109,6 +131,7 @@ def test_lack_of_memory_takes_what_lies_idle_then_says_so(
     failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "SEGMENT_BYTES", 4 * SIZE)
+    monkeypatch.setattr(memory, "RATIONED_BYTES", 4 * SIZE)
     arena = Arena()
     del (lost := [arena.lend((SIZE,), torch.float32)])[:]
     assert not lost
