@@ -44,8 +44,9 @@ def find_backend(
     those of other numbers (`stemsplit.backends.native`). Elsewhere it is OpenVINO on a processor,
     where the package is there and computes in these numbers, and where a network's graph can be
     kept: making one takes seconds, and is done once for weights that have been loaded, but every
-    time for those that may change. So it is for other numbers where torch would compute nothing in
-    them, as of networks that are all convolutions. "compile" is never chosen by itself.
+    time for those that may change. So it is for other numbers than fp32 where torch would compute
+    next to nothing in them, as of networks that are all convolutions. "compile" is never chosen by
+    itself.
 
     Args:
         name: One of `BACKENDS`.

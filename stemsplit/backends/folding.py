@@ -54,7 +54,7 @@ def fold_norms(core: nn.Module) -> None:
         for norm, before, after in _find_places(module):
             if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
                 continue
-            affine = _read_affine(norm)
+            affine = read_affine(norm)
             if before and all(_has_rows(layer) for _, parts in before for layer, _, _ in parts):
                 for channel, parts in before:
                     _fold_into_rows(affine, channel, parts)
@@ -98,7 +98,7 @@ class AffineMap(nn.Module):
             norm: With statistics of its own.
         """
         super().__init__()
-        affine = _read_affine(norm)
+        affine = read_affine(norm)
         self.register_buffer("scale", affine.scale.float()[:, None, None])
         self.register_buffer("shift", affine.shift.float()[:, None, None])
 
@@ -109,14 +109,19 @@ class AffineMap(nn.Module):
         return torch.addcmul(self.shift, x, self.scale, out=new_image(x))
 
 
-class _Affine(NamedTuple):
+class Affine(NamedTuple):
     """What a norm does in use: scale x + shift, of each channel, in double precision."""
 
     scale: Tensor
     shift: Tensor
 
 
-def _read_affine(norm: _BatchNorm) -> _Affine:
+def read_affine(norm: _BatchNorm) -> Affine:
+    """Return what a norm does in use.
+
+    Args:
+        norm: With statistics of its own.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.detach().double() + norm.eps).rsqrt()
@@ -125,7 +130,7 @@ def _read_affine(norm: _BatchNorm) -> _Affine:
     shift = -scale * norm.running_mean.detach().double()
     if norm.bias is not None:
         shift = shift + norm.bias.detach().double()
-    return _Affine(scale, shift)
+    return Affine(scale, shift)
 
 
 def _find_places(module: nn.Module) -> Iterator[Place]:
@@ -149,7 +154,7 @@ def _sees_no_zeros(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
 
 
-def _fold_into_rows(affine: _Affine, channel: int, parts: Sequence[Part]) -> None:
+def _fold_into_rows(affine: Affine, channel: int, parts: Sequence[Part]) -> None:
     """Scale what layers give; the first of them shifts it, too."""
     for place, (layer, row, count) in enumerate(parts):
         rows = slice(row, row + count)
@@ -163,7 +168,7 @@ def _fold_into_rows(affine: _Affine, channel: int, parts: Sequence[Part]) -> Non
         _write(layer, weight, bias)
 
 
-def _fold_into_columns(affine: _Affine, layer: nn.Module) -> None:
+def _fold_into_columns(affine: Affine, layer: nn.Module) -> None:
     """Scale what a layer reads, and let it give what the shift would have given."""
     weight, bias = _read(layer, 0)
     flat = weight.flatten(2).sum(dim=2) if weight.dim() > 2 else weight

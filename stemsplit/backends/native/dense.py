@@ -61,7 +61,7 @@ class NativeDense(nn.Module):
         front = 0
         while done[-1] < height:
             front += ROWS_AT_ONCE
-            for window, count in zip(windows, done, strict=False):
+            for window, count in zip(windows, done[:-1], strict=True):
                 window.move(max(0, done[-1] - 1), count)
             seen = [Rows(part) for part in parts]
             for place, layer in enumerate(self._layers):

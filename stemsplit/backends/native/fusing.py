@@ -8,6 +8,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from stemsplit.backends.folding import read_affine
 from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.geometry import Geometry, plan
@@ -75,12 +76,12 @@ def _join_layers(module: nn.Module) -> NativeDense | None:
     """Return what computes a dense block, all of whose layers are bare convolutions in C by now."""
     if not isinstance(module, HasDenseLayers):
         return None
-    layers = [
-        unit.conv for unit in module.dense_layers() if isinstance(unit, NativeUnit) and unit.is_bare
-    ]
-    if len(layers) != len(list(module.dense_layers())):
-        return None
-    return NativeDense(layers) if all(layer.keeps_rows for layer in layers) else None
+    layers = []
+    for unit in module.dense_layers():
+        if not (isinstance(unit, NativeUnit) and unit.is_bare and unit.conv.keeps_rows):
+            return None
+        layers.append(unit.conv)
+    return NativeDense(layers)
 
 
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:
@@ -134,13 +135,8 @@ class _Epilogue:
         return False
 
     def _take_norm(self, norm: nn.BatchNorm2d) -> bool:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        scale = scale if norm.weight is None else scale * norm.weight.detach().double()
-        shift = -scale * norm.running_mean.double()
-        shift = shift if norm.bias is None else shift + norm.bias.detach().double()
-        self.done = self.done._replace(scale=scale.float(), shift=shift.float())
+        affine = read_affine(norm)
+        self.done = self.done._replace(scale=affine.scale.float(), shift=affine.shift.float())
         self._has_affine = True
         return True
 
