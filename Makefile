@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: demo test lint types contracts pytest clean
 
-NATIVE := hatch_build.py stemsplit/backends/native/convolution.c stemsplit/backends/native/planes.c
+NATIVE := hatch_build.py $(wildcard stemsplit/backends/native/*.[ch])
 
 $(VENV)/.installed: pyproject.toml models.toml tests/oracles.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -25,15 +25,16 @@ def build() -> ModuleType:
 
 
 @pytest.fixture(scope="module", params=[(4, 32), (8, 16), (8, 32), (16, 32)], ids=str)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(
+    request: pytest.FixtureRequest, build: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Library:
     """Return the convolutions for vectors of any processor, compiled for this one."""
     compiler = shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("there is no C compiler")
     target = tmp_path_factory.mktemp("native") / "convolution.so"
     flags = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared")
-    folder = ROOT / "stemsplit" / "backends" / "native"
-    sources = [str(folder / name) for name in ("convolution.c", "planes.c")]
+    sources = [str(ROOT / source) for source in build.SOURCES]
     lanes, registers = request.param
     kind = (f"-DLANES={lanes}", f"-DREGISTERS={registers}")
     subprocess.run([compiler, *flags, *kind, *sources, "-o", str(target)], check=True)

@@ -19,7 +19,8 @@
 
    One file, though a long one: its functions are fast because they become one another's. */
 
-#include <stdint.h>
+#include "convolution.h"
+
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -31,13 +32,11 @@
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int64_t i64;
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 36")
-#define KERNEL __attribute__((visibility("default")))
 
-enum { TILE = 4, TAPS = 3, SIDE = TILE + TAPS - 1, POINTS = SIDE * SIDE };
+enum { TAPS = 3, SIDE = TILE + TAPS - 1, POINTS = SIDE * SIDE };
 
 /* Products per step of a matrix product, in vectors: as many as stay in the processor's
    registers. */
@@ -46,45 +45,6 @@ enum { HIGH_3 = 4, HIGH_2 = 6, HIGH_1 = 12, SUMS = 12 };
 #else
 enum { HIGH_3 = 8, HIGH_2 = 12, HIGH_1 = 12, SUMS = 24 };
 #endif
-
-/* A grid of an input's pixels. A kernel on it has three taps per axis, or two where `tall` (rows)
-   or `wide` (columns) is 0: then the last of the 6 points along that axis is not needed. */
-typedef struct {
-    const float *pixels;
-    i64 channels, image, row, pixel; /* strides */
-    i64 first_row, first_column;     /* what the first tap of the first output reads; may be < 0 */
-    i64 tall, wide;
-} Source;
-
-/* A grid of the output's pixels. */
-typedef struct {
-    i64 first_row, first_column, tall, wide;
-} Target;
-
-typedef struct {
-    float *pixels;
-    i64 image, row, pixel;
-} Image;
-
-typedef struct {
-    i64 images, grid_rows, grid_columns; /* outputs on each target's grid */
-    i64 classes; /* along each axis: grids that have nothing to do with each other, a pixel apart */
-    i64 in_rows, in_columns, in_step;    /* of all sources; step: pixels between a grid's */
-    i64 out_rows, out_columns, out_step, channels;
-    i64 sources, targets;
-    i64 packed; /* all targets' channels share vectors, target by target: few channels */
-    i64 rectify; /* sources are read through a ReLU */
-    const Source *source;
-    const Target *target;
-    const float *kernels, *bias, *scale, *shift; /* the last three: padded to whole vectors; of
-                                                    all targets where these are packed */
-    Image out;
-    Image plus; /* added before anything else is done, or null; not where targets are packed */
-    Image bare; /* gets what comes before map and activation, or null; the same */
-    i64 padded; /* whether pixels of `out` and `bare` have room for whole vectors */
-    i64 affine_first; /* whether scale and shift come before the activation */
-    float slope;      /* of the activation below zero: 1 is none, 0 a ReLU */
-} Task;
 
 INLINE vec load(const float *from) { return *(const vec *)from; }
 INLINE void store(float *to, vec v) { *(vec *)to = v; }
@@ -212,11 +172,11 @@ typedef struct {
 /* Tiles are numbered image by image and row by row; the classes' tiles of the same pixels follow
    each other, so that these are still near when the next class needs what lies between. */
 static Place find_place(const Task *task, i64 tile) {
-    const i64 columns = (task->grid_columns + TILE - 1) / TILE;
+    const i64 columns = (task->right - task->left + TILE - 1) / TILE;
     const i64 rows = (task->grid_rows + TILE - 1) / TILE;
     Place place = {.across = tile % task->classes, .down = tile / task->classes % task->classes};
     tile /= task->classes * task->classes;
-    place.left = tile % columns * TILE, place.top = tile / columns % rows * TILE;
+    place.left = task->left + tile % columns * TILE, place.top = tile / columns % rows * TILE;
     place.image = tile / (columns * rows);
     return place;
 }
@@ -419,7 +379,7 @@ static void write_tile(const Task *task, const Layout *layout, Place place, floa
 /* How many tiles a task has. */
 KERNEL int64_t stemsplit_count_tiles(const Task *task) {
     return task->images * task->classes * task->classes * ((task->grid_rows + TILE - 1) / TILE) *
-           ((task->grid_columns + TILE - 1) / TILE);
+           ((task->right - task->left + TILE - 1) / TILE);
 }
 
 KERNEL int32_t stemsplit_lanes(void) { return LANES; }

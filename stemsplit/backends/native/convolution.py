@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,18 +24,6 @@ FEWEST_TILES, MOST_TILES = 12, 96
 
 Zeros = tuple[int, int, int, int]
 """Rows above and below an input, columns left and right of it."""
-
-
-class Rows(NamedTuple):
-    """Some rows of an image, where no more are there.
-
-    Attributes:
-        pixels: Shape (1, C, rows, W).
-        first: Which row of the image their first is.
-    """
-
-    pixels: Tensor
-    first: int = 0
 
 
 class Epilogue(NamedTuple):
@@ -57,6 +46,9 @@ class NativeConv2d(nn.Module):
     """A convolution in float32 on a processor, for inference. bf16 is made float32 first.
 
     Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out), channels last in memory.
+
+    Attributes:
+        library: What computes.
     """
 
     kernels: Tensor
@@ -83,7 +75,7 @@ class NativeConv2d(nn.Module):
             rectifies: Whether the input goes through a ReLU.
         """
         super().__init__()
-        self._library = library
+        self.library = library
         self._geometry = geometry
         self._find_size = _SizeRule(layer, zeros)
         self._slope, self._is_affine_first = epilogue.slope, epilogue.is_affine_first
@@ -129,12 +121,14 @@ class NativeConv2d(nn.Module):
         self.check(parts, size, plus, bare)
         out = plus if replaces_plus and plus is not None and _is_most_of_it(plus) else None
         out = self.new_output(parts[0]) if out is None else out
-        task = self._describe([Rows(part) for part in parts], parts[0].shape[2], size)
+        task = self._describe(parts, parts[0].shape[2:], size)
         task.padded = self._is_padded and out is not plus
         for image, tensor in ((task.out, out), (task.plus, plus), (task.bare, bare)):
             if tensor is not None:
-                _place(image, Rows(tensor))
-        self._run(task, 0, self._library.count_tiles(task))
+                _place(image, tensor)
+        tiles = self.library.count_tiles(task)
+        block = self.find_block(task, tiles)
+        run_shares(partial(self._convolve, task, block), tiles, block)
         return out
 
     @property
@@ -146,39 +140,33 @@ class NativeConv2d(nn.Module):
         is_central = all(axis.first == -1 for axis in geometry.sources[0])
         return is_plain and is_central and self._find_size(8, 8) == (8, 8)
 
-    def convolve_rows(
-        self, parts: Sequence[Rows], height: int, out: Rows, first: int, last: int
-    ) -> None:
-        """Compute some rows of an image's result, where `keeps_rows`.
+    def describe(self, parts: Sequence[Tensor], size: Sequence[int], out: Tensor) -> Task:
+        """Tell C to compute an image's result, where `keeps_rows`.
 
         Args:
-            parts: What is read, as `forward` says, of one image in float32: the same rows as are
-                computed, and one before and one behind them.
-            height: How many rows the image has.
-            out: From `new_rows`.
-            first: The first row to compute, divisible by `TILE`.
-            last: The one behind the last; divisible, too, or `height`.
+            parts: What is read, as `forward` says, of one image in float32: whole images, or
+                windows on them whose place C is told otherwise.
+            size: Rows and columns.
+            out: What is written, the same.
         """
-        size = (1, self._channels, height, parts[0].pixels.shape[3])
-        task = self._describe(parts, height, size)
+        task = self._describe(parts, size, (1, self._channels, *size))
         _place(task.out, out)
-        across = self._library.count_tiles(task) // -(-height // TILE)
-        self._run(task, first // TILE * across, -(-last // TILE) * across)
+        return task
 
     def new_output(self, x: Tensor) -> Tensor:
         """Return memory for what comes out for an input. Shape (B, C_out, H_out, W_out)."""
         rows, columns = self._find_size(x.shape[2], x.shape[3])
         return self._new_image(x, rows, columns)
 
-    def new_rows(self, x: Tensor, rows: int) -> Tensor:
-        """Return memory for some rows of an input's result. Shape (1, C_out, rows, W)."""
-        # One more, which is not seen: vectors may be read past the last pixel.
-        return self._new_image(x, rows + 1, x.shape[3])[:, :, :rows]
+    def new_window(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Return memory for a part of an input's result. Shape (1, C_out, rows, columns)."""
+        # One row more, which is not seen: vectors may be read past the last pixel.
+        return self._new_image(x, rows + 1, columns)[:, :, :rows]
 
     def _new_image(self, x: Tensor, rows: int, columns: int) -> Tensor:
         wide = self._channels
         if self._is_padded:
-            wide += -wide % self._library.lanes
+            wide += -wide % self.library.lanes
         pixels = new_empty(x, (x.shape[0], rows, columns, wide), torch.float32)
         return pixels[..., : self._channels].permute(0, 3, 1, 2)
 
@@ -213,20 +201,17 @@ class NativeConv2d(nn.Module):
             if image is not None and (image.dtype != torch.float32 or image.device.type != "cpu"):
                 raise ValueError(f"float32 on a processor is what goes in, not {image.dtype}")
 
-    def _run(self, task: Task, begin: int, end: int) -> None:
-        """Compute some tiles, in blocks, by as many threads as torch has."""
-        tiles = end - begin
-        floats = self._library.count_floats(task, MOST_TILES) // MOST_TILES
-        block = max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
-        size = self._library.count_floats(task, block)
+    def find_block(self, task: Task, tiles: int) -> int:
+        """Return how many tiles are best computed at once, of so many."""
+        floats = self.library.count_floats(task, MOST_TILES) // MOST_TILES
+        return max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
 
-        def convolve(first: int, last: int) -> None:
-            workspace = _find_workspace(size)
-            self._library.convolve(task, begin + first, begin + last, block, workspace)
+    def _convolve(self, task: Task, block: int, first: int, end: int) -> None:
+        """Compute some tiles, in blocks, in the caller's thread."""
+        workspace = find_workspace(self.library.count_floats(task, block))
+        self.library.convolve(task, first, end, block, workspace)
 
-        run_shares(convolve, tiles, block)
-
-    def _begin_task(self, parts: Sequence[Rows] = ()) -> Task:
+    def _begin_task(self, parts: Sequence[Tensor] = ()) -> Task:
         """Tell C of the grids; of those of one input that lies nowhere, by default."""
         grids, geometry = self._geometry.sources, self._geometry
         sources = [_describe_source(grid, part) for part in parts for grid in grids]
@@ -252,13 +237,16 @@ class NativeConv2d(nn.Module):
             slope=self._slope,
         )
 
-    def _describe(self, parts: Sequence[Rows], in_rows: int, size: Sequence[int]) -> Task:
+    def _describe(
+        self, parts: Sequence[Tensor], in_size: Sequence[int], size: Sequence[int]
+    ) -> Task:
         """Tell C all but where the images go, which are of that size."""
         task = self._begin_task(parts)
         task.images, _, task.out_rows, task.out_columns = size
-        task.in_rows, task.in_columns = in_rows, parts[0].pixels.shape[3]
+        task.in_rows, task.in_columns = in_size
         task.grid_rows = -(-task.out_rows // task.out_step)
         task.grid_columns = -(-task.out_columns // task.out_step)
+        task.right = task.grid_columns
         task.kernels = self.kernels.data_ptr()
         task.bias, task.scale, task.shift = (row.data_ptr() for row in self.affine)
         return task
@@ -275,17 +263,16 @@ def _describe_grid(grid: Grid, channels: int) -> Source:
     )
 
 
-def _describe_source(grid: Grid, part: Rows) -> Source:
-    source = _describe_grid(grid, part.pixels.shape[1])
+def _describe_source(grid: Grid, part: Tensor) -> Source:
+    source = _describe_grid(grid, part.shape[1])
     _place(source, part)
     return source
 
 
-def _place(image: Source | Image, rows: Rows) -> None:
-    """Tell C where an image would begin of which these rows are."""
-    pixels = rows.pixels
-    image.image, _, image.row, image.pixel = pixels.stride()
-    image.pixels = pixels.data_ptr() - rows.first * pixels.stride(2) * pixels.element_size()
+def _place(image: Source | Image, tensor: Tensor) -> None:
+    """Tell C where an image's pixels are."""
+    image.image, _, image.row, image.pixel = tensor.stride()
+    image.pixels = tensor.data_ptr()
 
 
 def turn(image: Tensor) -> Tensor:
@@ -343,7 +330,8 @@ class _Threads(threading.local):
 _OWN = _Threads()
 
 
-def _find_workspace(floats: int) -> Tensor:
+def find_workspace(floats: int) -> Tensor:
+    """Return memory of the caller's thread, good until it asks again. Shape (floats or more,)."""
     if _OWN.workspace is None or _OWN.workspace.numel() < floats:
         _OWN.workspace = torch.empty(floats)
     return _OWN.workspace

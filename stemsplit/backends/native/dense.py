@@ -1,22 +1,29 @@
 """A dense block of convolutions that C computes, some rows of all layers after the other.
 
 Every layer reads what all before it gave. Computed one by one, all of these images are there at
-once; here each layer follows the one before it by a tile's height, and what is kept of an image is
-the rows that the last layer has not got to. The results are the same to the last bit.
+once; here each layer follows the one before it down a strip of the image, by a tile's height, and
+what is kept are the rows that the last layer has not got to: few enough to stay in a core's own
+cache. The results are the same to the last bit.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
-from stemsplit.backends.native.convolution import TILE, NativeConv2d, Rows, turn
+from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
+from stemsplit.backends.native.library import Layer
+from stemsplit.backends.native.threads import cut_shares, run_together
 
-ROWS_AT_ONCE = 32
-"""More than the layers lie apart."""
-FEWEST_ROWS = 3 * ROWS_AT_ONCE
-"""An image of fewer is small enough to be computed layer by layer."""
+ROWS_AT_ONCE = 8
+"""Of a layer, before the next one's turn: divisible by `TILE`."""
+MOST_COLUMNS, FEWEST_COLUMNS = 256, 128
+"""Of a strip; fewer where there are threads for more strips. Layers before the last compute some
+columns of the neighbouring strips, too."""
 
 
 class NativeDense(nn.Module):
@@ -38,56 +45,70 @@ class NativeDense(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Return the last layer's output. Shape: (B, C_in, H, W) -> (B, C_out, H, W)."""
-        height = parts[0].shape[2]
-        lag = TILE * (len(self._layers) - 1)
-        if parts[0].shape[0] > 1 or height < FEWEST_ROWS or lag >= ROWS_AT_ONCE:
+        width = parts[0].shape[3]
+        strips = min(torch.get_num_threads(), width // FEWEST_COLUMNS)
+        strips = max(strips, -(-width // MOST_COLUMNS))
+        if parts[0].shape[0] > 1 or strips == 1:
             seen = list(parts)
             for layer in self._layers:
                 seen.insert(0, layer(*seen))
             return seen[0]
         turned = [turn(part) for part in parts]
         self._layers[0].check(turned, ())
-        return self._follow(turned, height)
-
-    def _follow(self, parts: Sequence[Tensor], height: int) -> Tensor:
-        """Let the layers follow one another down the image."""
-        *first, last = self._layers
-        windows = [
-            _Window(layer.new_rows(parts[0], ROWS_AT_ONCE + TILE * (len(first) - place) + 1))
-            for place, layer in enumerate(first)
+        out = self._layers[-1].new_output(turned[0])
+        edges = [TILE * (width * place // (strips * TILE)) for place in range(strips)]
+        columns = [range(*pair) for pair in pairwise((*edges, width))]
+        runs = [
+            _Run(self._layers, turned, out, columns[first:last])
+            for first, last in cut_shares(strips, 1)
         ]
-        out = last.new_output(parts[0])
-        done = [0] * len(self._layers)
-        front = 0
-        while done[-1] < height:
-            front += ROWS_AT_ONCE
-            for window, count in zip(windows, done[:-1], strict=True):
-                window.move(max(0, done[-1] - 1), count)
-            seen = [Rows(part) for part in parts]
-            for place, layer in enumerate(self._layers):
-                begin, done[place] = done[place], max(0, min(height, front - TILE * place))
-                goal = windows[place].rows if place < len(first) else Rows(out)
-                if done[place] > begin:
-                    layer.convolve_rows(seen, height, goal, begin, done[place])
-                seen.insert(0, goal)
+        run_together([run.follow for run in runs])
         return out
 
 
-class _Window:
-    """The rows of an image that are still to be read, and room for the next ones."""
+class _Run:
+    """Strips that one thread computes, one after the other."""
 
-    def __init__(self, pixels: Tensor) -> None:
-        """Begin at the image's first row. Shape: (1, C, rows, W)."""
-        self.rows = Rows(pixels)
+    def __init__(
+        self,
+        layers: Sequence[NativeConv2d],
+        parts: Sequence[Tensor],
+        out: Tensor,
+        strips: Sequence[range],
+    ) -> None:
+        """Get memory, and tell C what to do.
 
-    def move(self, first: int, end: int) -> None:
-        """Go down, and keep what is there before row `end`."""
-        pixels, before = self.rows
-        shift = first - before
-        if shift == 0:
-            return
-        self.rows = Rows(pixels, first)
-        # No row is read where another has been written.
-        for row in range(0, end - first, shift):
-            count = min(shift, end - first - row)
-            pixels[:, :, row : row + count] = pixels[:, :, row + shift : row + shift + count]
+        Args:
+            layers: The block's.
+            parts: What it reads. Shape (1, C_part, H, W).
+            out: Where the last layer's output goes. Shape (1, C_out, H, W).
+            strips: Columns of it; the first of each is divisible by `TILE`.
+        """
+        self._library, self._strips = layers[0].library, strips
+        widest = max(map(len, strips))
+        tiles = ROWS_AT_ONCE // TILE * -(-widest // TILE)
+        # What C is told the addresses of.
+        self._images = list(parts)
+        self._layers: list[Layer] = []
+        self._floats = 0
+        for place, layer in enumerate(layers):
+            lead = TILE * (len(layers) - 1 - place)
+            goal = out
+            if lead:
+                rows = ROWS_AT_ONCE + lead + 1
+                goal = layer.new_window(parts[0], rows, widest + 2 * lead)
+            task = layer.describe(self._images, out.shape[2:], goal)
+            block = layer.find_block(task, tiles)
+            self._floats = max(self._floats, self._library.count_floats(task, block))
+            window = goal.data_ptr() if lead else None
+            self._layers.append(Layer(ctypes.pointer(task), block, lead, window))
+            self._images.insert(0, goal)
+
+    def follow(self) -> None:
+        """Let the layers follow one another down each strip."""
+        for strip in self._strips:
+            for layer in self._layers:
+                task = layer.task.contents
+                task.left = max(0, strip.start - layer.lead)
+                task.right = min(task.grid_columns, strip.stop + layer.lead)
+            self._library.follow(self._layers, ROWS_AT_ONCE, find_workspace(self._floats))

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 
 
 class Source(ctypes.Structure):
-    """A grid of an input's pixels. See `convolution.c`."""
+    """A grid of an input's pixels. See `convolution.h`."""
 
     _fields_ = (
         ("pixels", ctypes.c_void_p),
@@ -33,7 +34,7 @@ class Source(ctypes.Structure):
 
 
 class Target(ctypes.Structure):
-    """A grid of the output's pixels. See `convolution.c`."""
+    """A grid of the output's pixels. See `convolution.h`."""
 
     _fields_ = tuple(
         (name, ctypes.c_int64) for name in ("first_row", "first_column", "tall", "wide")
@@ -41,7 +42,7 @@ class Target(ctypes.Structure):
 
 
 class Image(ctypes.Structure):
-    """Where an image's pixels lie. See `convolution.c`."""
+    """Where an image's pixels lie. See `convolution.h`."""
 
     _fields_ = (
         ("pixels", ctypes.c_void_p),
@@ -50,13 +51,13 @@ class Image(ctypes.Structure):
 
 
 class Task(ctypes.Structure):
-    """All that a convolution is told. See `convolution.c`."""
+    """All that a convolution is told. See `convolution.h`."""
 
     _fields_ = (
         *(
             (name, ctypes.c_int64)
             for name in (
-                *("images", "grid_rows", "grid_columns", "classes"),
+                *("images", "grid_rows", "grid_columns", "left", "right", "classes"),
                 *("in_rows", "in_columns", "in_step", "out_rows", "out_columns", "out_step"),
                 *("channels", "sources", "targets", "packed", "rectify"),
             )
@@ -67,6 +68,17 @@ class Task(ctypes.Structure):
         *((name, Image) for name in ("out", "plus", "bare")),
         *((name, ctypes.c_int64) for name in ("padded", "affine_first")),
         ("slope", ctypes.c_float),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A layer of a dense block, and how far it has got. See `dense.c`."""
+
+    _fields_ = (
+        ("task", ctypes.POINTER(Task)),
+        *((name, ctypes.c_int64) for name in ("block", "lead")),
+        ("window", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("first", "done")),
     )
 
 
@@ -86,7 +98,7 @@ class Planes(ctypes.Structure):
 
 
 class Library:
-    """Compiled `convolution.c` and `planes.c`.
+    """Compiled `convolution.c`, `dense.c` and `planes.c`.
 
     Attributes:
         lanes: How many numbers its vectors hold.
@@ -112,13 +124,18 @@ class Library:
                 library.stemsplit_count_tiles,
                 library.stemsplit_workspace,
                 library.stemsplit_count_kernels,
+                library.stemsplit_layer_size,
                 library.stemsplit_planes_size,
             ):
                 function.restype = ctypes.c_int64
-            sizes = library.stemsplit_task_size(), library.stemsplit_planes_size()
+            sizes = (
+                library.stemsplit_task_size(),
+                library.stemsplit_layer_size(),
+                library.stemsplit_planes_size(),
+            )
         except AttributeError as error:
             raise OSError(others) from error
-        if sizes != (ctypes.sizeof(Task), ctypes.sizeof(Planes)):
+        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Planes))):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self.halves = bool(library.stemsplit_halves())
@@ -158,6 +175,20 @@ class Library:
         sizes = (ctypes.c_int64(number) for number in (first, last, block))
         self._library.stemsplit_convolve(
             ctypes.byref(task), *sizes, ctypes.c_void_p(workspace.data_ptr())
+        )
+
+    def follow(self, layers: Sequence[Layer], step: int, workspace: Tensor) -> None:
+        """Compute some columns of a dense block's output; other threads go on meanwhile.
+
+        Args:
+            layers: Whose pointers are to memory that stays where it is.
+            step: How many rows of each layer at once.
+            workspace: As many floats as `count_floats` says for the largest of the layers' blocks,
+                nobody else's meanwhile.
+        """
+        sizes = ctypes.c_int64(len(layers)), ctypes.c_int64(step)
+        self._library.stemsplit_follow(
+            (Layer * len(layers))(*layers), *sizes, ctypes.c_void_p(workspace.data_ptr())
         )
 
     def convolve_planes(self, task: Planes, first: int, last: int) -> None:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import pairwise
 
 import torch
 
 _LOCK = threading.Lock()
 _POOL: ThreadPoolExecutor | None = None
+
+
+def cut_shares(count: int, fewest: int) -> list[tuple[int, int]]:
+    """Cut a number of things into a run of them for each thread.
+
+    Args:
+        count: How many there are.
+        fewest: That are worth a thread.
+
+    Returns:
+        Of each run the first thing, and the one behind the last.
+    """
+    threads = max(1, min(torch.get_num_threads(), -(-count // fewest)))
+    return list(pairwise(count * place // threads for place in range(threads + 1)))
 
 
 def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> None:
@@ -22,14 +37,16 @@ def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> N
         count: How many there are.
         fewest: That are worth a thread.
     """
-    threads = min(torch.get_num_threads(), -(-count // fewest))
-    if threads <= 1:
-        work(0, count)
-        return
-    edges = [count * place // threads for place in range(threads + 1)]
+    run_together([partial(work, *share) for share in cut_shares(count, fewest)])
+
+
+def run_together(works: Sequence[Callable[[], object]]) -> None:
+    """Do pieces of work, each in a thread of its own, the last of them in the caller's."""
+    *others, own = works
     runs: list[Future[object]] = []
     try:
-        runs += [_find_pool().submit(work, first, last) for first, last in pairwise(edges)]
+        runs += [_find_pool().submit(work) for work in others]
+        own()
         for run in runs:
             run.result()
     finally:

@@ -1,0 +1,58 @@
+/* What a convolution is told; library.py lays the same out. Numbers are float32; sizes, strides and
+   offsets count floats. */
+
+#ifndef STEMSPLIT_CONVOLUTION_H
+#define STEMSPLIT_CONVOLUTION_H
+
+#include <stdint.h>
+
+typedef int64_t i64;
+
+#define KERNEL __attribute__((visibility("default")))
+
+enum { TILE = 4 }; /* outputs that are computed as one, along each axis */
+
+/* A grid of an input's pixels. A kernel on it has three taps per axis, or two where `tall` (rows)
+   or `wide` (columns) is 0: then the last of the 6 points along that axis is not needed. */
+typedef struct {
+    const float *pixels;
+    i64 channels, image, row, pixel; /* strides */
+    i64 first_row, first_column;     /* what the first tap of the first output reads; may be < 0 */
+    i64 tall, wide;
+} Source;
+
+/* A grid of the output's pixels. */
+typedef struct {
+    i64 first_row, first_column, tall, wide;
+} Target;
+
+typedef struct {
+    float *pixels;
+    i64 image, row, pixel;
+} Image;
+
+typedef struct {
+    i64 images, grid_rows, grid_columns; /* outputs on each target's grid */
+    i64 left, right; /* which of the grids' columns are wanted; `left` is divisible by TILE */
+    i64 classes; /* along each axis: grids that have nothing to do with each other, a pixel apart */
+    i64 in_rows, in_columns, in_step;    /* of all sources; step: pixels between a grid's */
+    i64 out_rows, out_columns, out_step, channels;
+    i64 sources, targets;
+    i64 packed; /* all targets' channels share vectors, target by target: few channels */
+    i64 rectify; /* sources are read through a ReLU */
+    Source *source;
+    const Target *target;
+    const float *kernels, *bias, *scale, *shift; /* the last three: padded to whole vectors; of
+                                                    all targets where these are packed */
+    Image out;
+    Image plus; /* added before anything else is done, or null; not where targets are packed */
+    Image bare; /* gets what comes before map and activation, or null; the same */
+    i64 padded; /* whether pixels of `out` and `bare` have room for whole vectors */
+    i64 affine_first; /* whether scale and shift come before the activation */
+    float slope;      /* of the activation below zero: 1 is none, 0 a ReLU */
+} Task;
+
+void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,
+                        float *workspace);
+
+#endif
