@@ -56,7 +56,8 @@ def quantize(model: StemModel, inputs: Inputs) -> OpenVINOCore:
     graph = make_graph(model.core, make_examples(model, any_length=not model.chunk.fixed))
     calibration = nncf.Dataset(inputs, lambda one: [tensor.numpy() for tensor in one])
     eighth = nncf.quantize(graph, calibration, subset_size=len(inputs))
-    return OpenVINOCore(eighth, "fp32", torch.get_num_threads(), count_workers(CPU))
+    workers = count_workers(CPU, is_large=model.chunk.is_large)
+    return OpenVINOCore(eighth, "fp32", torch.get_num_threads(), workers)
 
 
 def find_core(separator: stemsplit.Separator) -> Core:
@@ -94,7 +95,7 @@ def measure(
     if not inputs:
         raise SystemExit(f"--seconds: a chunk of {name} is longer")
     separators = dict(prepare(model, inputs, options.int8))
-    chunks = count_workers(CPU)
+    chunks = network.workers
     times = dict.fromkeys(separators, math.inf)
     for _ in range(options.runs + 1):
         for label, separator in separators.items():

@@ -103,8 +103,9 @@ def measure(name: str, backend: str, precision: str, runs: int) -> None:
     inputs, _ = model.encode(mixture)
     operations = count_operations(model.core, inputs)
     device = torch.device("cpu")
+    chunks = count_workers(device, is_large=model.chunk.is_large)
     began = time.perf_counter()
-    core, chunks = make_core(model, device, backend, precision), count_workers(device)
+    core = make_core(model, device, backend, precision)
     ready_s = time.perf_counter() - began
     square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(PRECISIONS[precision])
     network_s, product_s = math.inf, math.inf

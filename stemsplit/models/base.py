@@ -45,6 +45,7 @@ class ChunkPlan:
             lie where those of the whole song would.
         remainder: See `multiple_of`.
         fixed: The network takes exactly `samples`; another length is an error.
+        is_large: Computing one takes hundreds of megabytes.
     """
 
     samples: int
@@ -53,6 +54,7 @@ class ChunkPlan:
     multiple_of: int = 1
     remainder: int = 0
     fixed: bool = False
+    is_large: bool = False
 
 
 class Encoded(NamedTuple):

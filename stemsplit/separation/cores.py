@@ -55,6 +55,7 @@ def make_core(
     """
     if backend == "torch":
         return TorchCore(model.core, device, precision)
+    workers = count_workers(device, is_large=model.chunk.is_large)
     if backend == "compile":
         if is_whole:
             raise DeviceError(
@@ -63,7 +64,7 @@ def make_core(
             )
         on_graph()
         example = _make_example(model, chunk_samples or model.chunk.samples)
-        return CompiledCore(model.core, device, precision, example, count_workers(device))
+        return CompiledCore(model.core, device, precision, example, workers)
     examples = make_examples(model, any_length=is_whole or not model.chunk.fixed)
 
     def make() -> openvino.Model:
@@ -71,15 +72,14 @@ def make_core(
         return make_graph(model.core, examples)
 
     threads = torch.get_num_threads()
-    streams = count_workers(device)
     if model.has_loaded_weights:
         try:
             name = _name_graph(model, examples)
             path = find_graph(Store(), model.name, name, lambda path: save_graph(make(), path))
-            return OpenVINOCore(path, precision, threads, streams)
+            return OpenVINOCore(path, precision, threads, workers)
         except OutputError:
             pass  # A cache that several share may be one to read only.
-    return OpenVINOCore(make(), precision, threads, streams)
+    return OpenVINOCore(make(), precision, threads, workers)
 
 
 def make_examples(model: StemModel, *, any_length: bool) -> list[tuple[Tensor, ...]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemsplit.backends.torch_core import explain_lack_of_memory
+from stemsplit.backends.workers import count_workers
 from stemsplit.dsp.memory import hand_over
 from stemsplit.errors import StemsplitError
 from stemsplit.separation.cores import make_core
@@ -27,6 +28,7 @@ class FramedNetwork:
 
     Attributes:
         framing: Lengths of chunks and of what they share.
+        workers: How many chunks are best computed at once.
         places: Where its stems stand among those wanted, ascending. Shape (S,).
         shares: What each of them counts there, beside other networks. Shape (S,).
     """
@@ -79,6 +81,10 @@ class FramedNetwork:
             chunk_samples=self.framing.chunk_samples,
             on_graph=on_graph,
         )
+        self.workers = 1
+        if self.framing.chunk_samples is not None:
+            # A whole song is best computed where Ctrl-C can stop it.
+            self.workers = count_workers(device, is_large=model.chunk.is_large)
         self.places = torch.tensor([wanted.index(stem) for stem in mine])
         self.shares = torch.tensor([weights[stem] for stem in mine])
 

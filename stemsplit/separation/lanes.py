@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stemsplit.backends.workers import Workers, count_workers, wait_for
+from stemsplit.backends.workers import Workers, wait_for
 from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
 
 if TYPE_CHECKING:
@@ -61,19 +61,16 @@ class Lanes:
     A few chunks are under way at any time; their results are taken in the order of the song.
     """
 
-    def __init__(self, lanes: Sequence[Lane], stems: int, device: torch.device) -> None:
+    def __init__(self, lanes: Sequence[Lane], stems: int) -> None:
         """Put runs side by side.
 
         Args:
             lanes: At least one.
             stems: How many come out.
-            device: Where the networks run.
         """
         self._lanes = lanes
         self._stems = stems
-        # A whole song in one chunk is best computed where Ctrl-C can stop it.
-        alone = lanes[0].network.framing.chunk_samples is None
-        self._workers = Workers(1 if alone else count_workers(device))
+        self._workers = Workers(min(lane.network.workers for lane in lanes))
         self._under_way: deque[tuple[Lane, Chunk, Future[Tensor]]] = deque()
 
     def feed(self, block: Tensor) -> Iterator[Tensor]:

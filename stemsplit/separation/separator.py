@@ -337,7 +337,7 @@ class Separator:
             leads += drawn.tolist()
         weight = 1 / len(leads)
         lanes = [Lane(network, lead, weight) for lead in leads for network in self._networks]
-        return Lanes(lanes, len(self._stem_plan.of_model), self.device)
+        return Lanes(lanes, len(self._stem_plan.of_model))
 
 
 def _is_convolutional(core: nn.Module) -> bool:

@@ -21,6 +21,14 @@ def test_two_chunks_share_a_processor_and_a_gpu_gets_one() -> None:
 
 
 @pytest.mark.usefixtures("four_threads")
+def test_a_large_network_has_few_cores_for_itself() -> None:
+    assert count_workers(CPU, is_large=True) == 2
+    torch.set_num_threads(3)
+    assert count_workers(CPU, is_large=True) == 1
+    assert count_workers(CPU) == 2
+
+
+@pytest.mark.usefixtures("four_threads")
 def test_workers_run_at_once_with_a_share_of_the_threads_each() -> None:
     workers = Workers(2)
     together = threading.Barrier(2)
