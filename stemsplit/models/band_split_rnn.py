@@ -28,6 +28,7 @@ from stemsplit.models.base import (
     Refine,
     SpectralModel,
 )
+from stemsplit.models.blocks.framewise import by_sequences
 
 Splits = tuple[tuple[int, int], ...]
 """(end, step) pairs in Hz: from the last end, bands of `step` up to `end`; one more above all."""
@@ -192,7 +193,7 @@ class Attentive(nn.Module):
 
 
 class Interleaved(nn.Module):
-    """One module along time, then one across bands.
+    """One module along time, then one across bands. Without gradients the input is overwritten.
 
     Shape: (B, K, N, W) -> (B, K, N, W).
     """
@@ -206,9 +207,10 @@ class Interleaved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, K, N, W) -> (B, K, N, W)."""
         batch = x.shape[0]
-        x = self.time(x.flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
-        result: Tensor = self.bands(x.flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
-        return result
+        for module in (self.time, self.bands):
+            x = by_sequences(module, x.flatten(0, 1), training=self.training)
+            x = x.unflatten(0, (batch, -1)).transpose(1, 2)
+        return x
 
 
 class BandOut(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemsplit.models.blocks import framewise
-from stemsplit.models.blocks.framewise import by_frames
+from stemsplit.models.blocks.framewise import by_frames, by_sequences
 
 WORKS: dict[str, Callable[[Tensor], Tensor]] = {
     "the same size": lambda x: 2 * x + 1,
@@ -77,3 +77,34 @@ def test_norms_in_training_and_gradients_see_all_frames() -> None:
     known = x.detach()
     by_frames(lambda part: weight * part, known, training=False, may_replace=True).sum().backward()
     torch.testing.assert_close(weight.grad, known.sum()[None])
+
+
+class TestSequences:
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three sequences at once."""
+        monkeypatch.setattr(framewise, "SEQUENCE_NUMBERS_AT_ONCE", 3 * 6 * 4 + 1)
+
+    @pytest.mark.parametrize("count", [1, 3, 4, 7])
+    @torch.no_grad()
+    def test_some_at_a_time_are_all(self, count: int) -> None:
+        x = torch.randn(count, 6, 4)
+        before = x.clone()
+        seen: list[int] = []
+
+        def work(part: Tensor) -> Tensor:
+            seen.append(len(part))
+            return part.cumsum(dim=1) + part
+
+        found = by_sequences(work, x, training=False)
+        assert max(seen) <= 3
+        assert sum(seen) == count
+        assert torch.equal(found, before.cumsum(dim=1) + before)
+
+    def test_with_gradients_and_in_training_all_are_taken_at_once(self) -> None:
+        x = torch.randn(7, 6, 4)
+        before = x.clone()
+        assert torch.equal(by_sequences(lambda part: part + len(part), x, training=False), x + 7)
+        with torch.no_grad():
+            assert torch.equal(by_sequences(lambda part: part + len(part), x, training=True), x + 7)
+        assert torch.equal(x, before)

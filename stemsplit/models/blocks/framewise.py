@@ -1,8 +1,8 @@
-"""Work that knows nothing of neighbouring frames, done for a few of them at a time.
+"""Work that knows nothing of neighbouring frames or sequences, done for a few of them at a time.
 
 What lies between two convolutions over frames (matrices over frequency, gates, sums) can be
 computed for some frames, then for the next: its arrays are then those of some frames, and stay in a
-processor's cache.
+processor's cache. So it is with recurrent layers over many sequences.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from stemsplit.dsp.memory import is_recorded, new_image
 
 NUMBERS_AT_ONCE = 1 << 20
 """Of what comes out: 4 MiB. Matrices are read once for each."""
+SEQUENCE_NUMBERS_AT_ONCE = 1 << 19
+"""Of what goes in: a recurrent layer makes about ten of each."""
 
 
 def by_frames(
@@ -38,7 +40,7 @@ def by_frames(
     Returns:
         Shape (B', C', N', F').
     """
-    if training or x.device.type != "cpu" or is_recorded(x):
+    if _is_whole(x, training):
         return work(x)
     frames = x.shape[2]
     step = max(1, NUMBERS_AT_ONCE // (grows * x[:, :, :1].numel()))
@@ -58,3 +60,26 @@ def by_frames(
         whole[:, :, first : first + given.shape[2]] = given
     assert whole is not None, "there are frames"
     return whole
+
+
+def by_sequences(work: Callable[[Tensor], Tensor], x: Tensor, *, training: bool) -> Tensor:
+    """Return `work(x)`, in evaluation on a processor some sequences at a time.
+
+    Args:
+        work: Takes sequences to as many of the same size, each for itself.
+        x: Shape (B, L, W). Overwritten where no gradient is asked for.
+        training: Whether all are to be taken at once.
+
+    Returns:
+        Shape (B, L, W).
+    """
+    step = max(1, SEQUENCE_NUMBERS_AT_ONCE // x[0].numel())
+    if _is_whole(x, training) or torch.is_grad_enabled() or len(x) <= step:
+        return work(x)
+    for part in x.split(step):
+        part.copy_(work(part))
+    return x
+
+
+def _is_whole(x: Tensor, training: bool) -> bool:
+    return training or x.device.type != "cpu" or is_recorded(x)
