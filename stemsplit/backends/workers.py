@@ -31,8 +31,8 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
 
     Args:
         device: Where they run.
-        is_large: Whether a chunk takes hundreds of megabytes. Two or three cores find enough work
-            in one such, and the gaps are a few hundredths of the time.
+        is_large: Whether a chunk takes hundreds of megabytes, and is nearly all convolutions in C:
+            two or three cores find enough work in one such.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or (is_large and threads <= FEW_THREADS):

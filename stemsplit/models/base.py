@@ -45,7 +45,7 @@ class ChunkPlan:
             lie where those of the whole song would.
         remainder: See `multiple_of`.
         fixed: The network takes exactly `samples`; another length is an error.
-        is_large: Computing one takes hundreds of megabytes.
+        is_large: Computing one takes hundreds of megabytes, and keeps several cores busy.
     """
 
     samples: int

@@ -231,8 +231,6 @@ class ConditionedUNet(SpectrogramUNet):
     def __init__(self, config: ConditionedUNetConfig) -> None:
         edge = math.ceil(max(config.trim_samples, config.n_fft) / config.hop_length)
         super().__init__(config, edge, min(RAMP_FRAMES, config.segment_frames // 8))
-        # All stems are computed at once.
-        self.chunk = replace(self.chunk, is_large=True)
         step = int(self.pieces.kept * (1 - config.overlap))
         window, trim = self.pieces.window, self.pieces.trim
         self.pieces = OverlappedPieces(window, trim, isolated=False, step=step)

@@ -492,3 +492,12 @@ KERNEL void stemsplit_convolve(const Task *task, int64_t first, int64_t last, in
             write_tile(task, &out, find_place(task, first + t), sums + t * out.total);
     }
 }
+
+/* The same for all tiles from `*next` on, beside other threads that were given the same number: a
+   block goes to whoever is free. */
+KERNEL void stemsplit_convolve_beside(const Task *task, int64_t *next, int64_t block,
+                                      float *workspace) {
+    const i64 tiles = stemsplit_count_tiles(task);
+    for (i64 first; (first = __atomic_fetch_add(next, block, __ATOMIC_RELAXED)) < tiles;)
+        stemsplit_convolve(task, first, least(first + block, tiles), block, workspace);
+}

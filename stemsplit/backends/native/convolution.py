@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
 from stemsplit.backends.native.library import Image, Library, Source, Target, Task
-from stemsplit.backends.native.threads import run_shares
+from stemsplit.backends.native.threads import count_threads, run_together
 from stemsplit.dsp.memory import new_empty
 
 TILE = 4
@@ -128,7 +129,8 @@ class NativeConv2d(nn.Module):
                 _place(image, tensor)
         tiles = self.library.count_tiles(task)
         block = self.find_block(task, tiles)
-        run_shares(partial(self._convolve, task, block), tiles, block)
+        work = partial(self._convolve, task, ctypes.c_int64(0), block)
+        run_together([work] * count_threads(tiles, block))
         return out
 
     @property
@@ -206,10 +208,9 @@ class NativeConv2d(nn.Module):
         floats = self.library.count_floats(task, MOST_TILES) // MOST_TILES
         return max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
 
-    def _convolve(self, task: Task, block: int, first: int, end: int) -> None:
-        """Compute some tiles, in blocks, in the caller's thread."""
+    def _convolve(self, task: Task, next_tile: ctypes.c_int64, block: int) -> None:
         workspace = find_workspace(self.library.count_floats(task, block))
-        self.library.convolve(task, first, end, block, workspace)
+        self.library.convolve(task, next_tile, block, workspace)
 
     def _begin_task(self, parts: Sequence[Tensor] = ()) -> Task:
         """Tell C of the grids; of those of one input that lies nowhere, by default."""

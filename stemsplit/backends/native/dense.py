@@ -9,7 +9,9 @@ cache. The results are the same to the last bit.
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
 from stemsplit.backends.native.library import Layer
-from stemsplit.backends.native.threads import cut_shares, run_together
+from stemsplit.backends.native.threads import count_threads, run_together
 
 ROWS_AT_ONCE = 8
 """Of a layer, before the next one's turn: divisible by `TILE`."""
@@ -57,24 +59,22 @@ class NativeDense(nn.Module):
         self._layers[0].check(turned, ())
         out = self._layers[-1].new_output(turned[0])
         edges = [TILE * (width * place // (strips * TILE)) for place in range(strips)]
-        columns = [range(*pair) for pair in pairwise((*edges, width))]
-        runs = [
-            _Run(self._layers, turned, out, columns[first:last])
-            for first, last in cut_shares(strips, 1)
-        ]
-        run_together([run.follow for run in runs])
+        columns = deque(range(*pair) for pair in pairwise((*edges, width)))
+        widest = max(map(len, columns))
+        runs = [_Run(self._layers, turned, out, widest) for _ in range(count_threads(strips, 1))]
+        run_together([partial(run.follow, columns) for run in runs])
         return out
 
 
 class _Run:
-    """Strips that one thread computes, one after the other."""
+    """What one thread needs to compute strips, one after the other."""
 
     def __init__(
         self,
         layers: Sequence[NativeConv2d],
         parts: Sequence[Tensor],
         out: Tensor,
-        strips: Sequence[range],
+        widest: int,
     ) -> None:
         """Get memory, and tell C what to do.
 
@@ -82,10 +82,9 @@ class _Run:
             layers: The block's.
             parts: What it reads. Shape (1, C_part, H, W).
             out: Where the last layer's output goes. Shape (1, C_out, H, W).
-            strips: Columns of it; the first of each is divisible by `TILE`.
+            widest: Columns of the widest strip.
         """
-        self._library, self._strips = layers[0].library, strips
-        widest = max(map(len, strips))
+        self._library = layers[0].library
         tiles = ROWS_AT_ONCE // TILE * -(-widest // TILE)
         # What C is told the addresses of.
         self._images = list(parts)
@@ -104,11 +103,22 @@ class _Run:
             self._layers.append(Layer(ctypes.pointer(task), block, lead, window))
             self._images.insert(0, goal)
 
-    def follow(self) -> None:
-        """Let the layers follow one another down each strip."""
-        for strip in self._strips:
+    def follow(self, strips: deque[range]) -> None:
+        """Let the layers follow one another down each strip that no thread has taken.
+
+        Args:
+            strips: Columns of the image; the first of each is divisible by `TILE`.
+        """
+        while strip := _take(strips):
             for layer in self._layers:
                 task = layer.task.contents
                 task.left = max(0, strip.start - layer.lead)
                 task.right = min(task.grid_columns, strip.stop + layer.lead)
             self._library.follow(self._layers, ROWS_AT_ONCE, find_workspace(self._floats))
+
+
+def _take(strips: deque[range]) -> range | None:
+    try:
+        return strips.popleft()
+    except IndexError:
+        return None

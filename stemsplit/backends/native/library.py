@@ -162,19 +162,22 @@ class Library:
         """Return how large a workspace is that holds so many tiles."""
         return int(self._library.stemsplit_workspace(ctypes.byref(task), ctypes.c_int64(tiles)))
 
-    def convolve(self, task: Task, first: int, last: int, block: int, workspace: Tensor) -> None:
-        """Compute some of a convolution's tiles; other threads go on meanwhile.
+    def convolve(
+        self, task: Task, next_tile: ctypes.c_int64, block: int, workspace: Tensor
+    ) -> None:
+        """Compute a convolution's tiles, beside other threads that were given the same number.
 
         Args:
             task: Whose pointers are to memory that stays where it is.
-            first: The first tile.
-            last: The one behind the last.
+            next_tile: The first that nobody has begun; is counted on.
             block: How many at once.
             workspace: As many floats as `count_floats` says for a block, nobody else's meanwhile.
         """
-        sizes = (ctypes.c_int64(number) for number in (first, last, block))
-        self._library.stemsplit_convolve(
-            ctypes.byref(task), *sizes, ctypes.c_void_p(workspace.data_ptr())
+        self._library.stemsplit_convolve_beside(
+            ctypes.byref(task),
+            ctypes.byref(next_tile),
+            ctypes.c_int64(block),
+            ctypes.c_void_p(workspace.data_ptr()),
         )
 
     def follow(self, layers: Sequence[Layer], step: int, workspace: Tensor) -> None:

@@ -15,18 +15,14 @@ _LOCK = threading.Lock()
 _POOL: ThreadPoolExecutor | None = None
 
 
-def cut_shares(count: int, fewest: int) -> list[tuple[int, int]]:
-    """Cut a number of things into a run of them for each thread.
+def count_threads(count: int, fewest: int) -> int:
+    """Return how many threads a number of things are worth, of those that torch has.
 
     Args:
         count: How many there are.
         fewest: That are worth a thread.
-
-    Returns:
-        Of each run the first thing, and the one behind the last.
     """
-    threads = max(1, min(torch.get_num_threads(), -(-count // fewest)))
-    return list(pairwise(count * place // threads for place in range(threads + 1)))
+    return max(1, min(torch.get_num_threads(), -(-count // fewest)))
 
 
 def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> None:
@@ -37,7 +33,9 @@ def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> N
         count: How many there are.
         fewest: That are worth a thread.
     """
-    run_together([partial(work, *share) for share in cut_shares(count, fewest)])
+    threads = count_threads(count, fewest)
+    edges = [count * place // threads for place in range(threads + 1)]
+    run_together([partial(work, *share) for share in pairwise(edges)])
 
 
 def run_together(works: Sequence[Callable[[], object]]) -> None:
