@@ -56,7 +56,7 @@ def quantize(model: StemModel, inputs: Inputs) -> OpenVINOCore:
     graph = make_graph(model.core, make_examples(model, any_length=not model.chunk.fixed))
     calibration = nncf.Dataset(inputs, lambda one: [tensor.numpy() for tensor in one])
     eighth = nncf.quantize(graph, calibration, subset_size=len(inputs))
-    workers = count_workers(CPU, is_large=model.chunk.is_large)
+    workers = count_workers(CPU, is_large=model.is_large)
     return OpenVINOCore(eighth, "fp32", torch.get_num_threads(), workers)
 
 

@@ -4,15 +4,15 @@
         [--backend torch|compile|openvino]
 
 One stem's network (all stems' where they are one network), published sizes, random weights, run as
-the separator runs it: as many chunks at once as it has workers, which is two on a processor of
-several cores, and as many threads in all. "GFLOP": what the plain network's layers ask for by their
-definition, twice the products, of one chunk; torch's counter sees convolutions and matrices, and
-recurrent layers are counted by formula. "network s": the time of all these chunks over their
-number. "rate": a product of two square matrices in the same run, precision and number of threads,
-the best of several. "share": the network's time over the operations' at that rate; 1 would be a
-machine that does nothing else, and the bar is 2. "ready s": making the backend's code, or graph, of
-the network; torch.compile keeps its own where TORCHINDUCTOR_CACHE_DIR says. Everything is measured
-in turn, and the least of each counts.
+the separator runs it: as many chunks at once as it has workers (two on a processor of several
+cores; one of D3Net on two or three), and as many threads in all. "GFLOP": what the plain network's
+layers ask for by their definition, twice the products, of one chunk; torch's counter sees
+convolutions and matrices, and recurrent layers are counted by formula. "network s": the time of all
+these chunks over their number. "rate": a product of two square matrices in the same run, precision
+and number of threads, the best of several. "share": the network's time over the operations' at that
+rate; 1 would be a machine that does nothing else, and the bar is 2. "ready s": making the backend's
+code, or graph, of the network; torch.compile keeps its own where TORCHINDUCTOR_CACHE_DIR says.
+Everything is measured in turn, and the least of each counts.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def measure(name: str, backend: str, precision: str, runs: int) -> None:
     inputs, _ = model.encode(mixture)
     operations = count_operations(model.core, inputs)
     device = torch.device("cpu")
-    chunks = count_workers(device, is_large=model.chunk.is_large)
+    chunks = count_workers(device, is_large=model.is_large)
     began = time.perf_counter()
-    core = make_core(model, device, backend, precision)
+    core = make_core(model, device, backend, precision, workers=chunks)
     ready_s = time.perf_counter() - began
     square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(PRECISIONS[precision])
     network_s, product_s = math.inf, math.inf

@@ -20,6 +20,7 @@ _WAKE_S = 0.2
 
 
 FEW_THREADS = 3
+"""So many share the work of one large chunk."""
 
 
 def count_workers(device: torch.device, *, is_large: bool = False) -> int:
@@ -31,8 +32,7 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
 
     Args:
         device: Where they run.
-        is_large: Whether a chunk takes hundreds of megabytes, and is nearly all convolutions in C:
-            two or three cores find enough work in one such.
+        is_large: Whether a chunk takes hundreds of megabytes, and keeps two or three cores busy.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or (is_large and threads <= FEW_THREADS):

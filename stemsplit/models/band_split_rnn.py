@@ -193,7 +193,7 @@ class Attentive(nn.Module):
 
 
 class Interleaved(nn.Module):
-    """One module along time, then one across bands. Without gradients the input is overwritten.
+    """One module along time, then one across bands. Without gradients the input may be overwritten.
 
     Shape: (B, K, N, W) -> (B, K, N, W).
     """

@@ -45,7 +45,6 @@ class ChunkPlan:
             lie where those of the whole song would.
         remainder: See `multiple_of`.
         fixed: The network takes exactly `samples`; another length is an error.
-        is_large: Computing one takes hundreds of megabytes, and keeps several cores busy.
     """
 
     samples: int
@@ -54,7 +53,6 @@ class ChunkPlan:
     multiple_of: int = 1
     remainder: int = 0
     fixed: bool = False
-    is_large: bool = False
 
 
 class Encoded(NamedTuple):
@@ -191,9 +189,12 @@ class StemModel(Model):
         chunk: How the separator feeds it by default.
         core: All the weights; real tensors in, real tensors (one or a tuple) out.
         fewest_stems: How many have to be learned together.
+        is_large: Whether computing a chunk takes hundreds of megabytes, and keeps several cores
+            busy.
     """
 
     Config: ClassVar[type[ModelConfig]]
+    is_large: ClassVar[bool] = False
 
     core: nn.Module
     chunk: ChunkPlan

@@ -342,6 +342,7 @@ class D3Net(SpectralModel):
     """
 
     Config = D3NetConfig
+    is_large = True
     config: D3NetConfig
     core: PerStem
     original_wiener = RankOneWiener()
@@ -358,7 +359,6 @@ class D3Net(SpectralModel):
             edge_samples=max(config.n_fft // 2, config.chunk_frames // 16 * config.hop_length),
             multiple_of=config.hop_length,
             fixed=True,
-            is_large=True,
         )
         self.core = PerStem(
             {stem: D3NetNet(config, config.find_sizes(stem)) for stem in config.stems}

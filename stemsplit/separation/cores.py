@@ -16,7 +16,6 @@ from stemsplit.backends.compiled_core import CompiledCore
 from stemsplit.backends.openvino_core import OpenVINOCore
 from stemsplit.backends.openvino_graph import find_shapes, make_graph, save_graph
 from stemsplit.backends.torch_core import TorchCore
-from stemsplit.backends.workers import count_workers
 from stemsplit.errors import DeviceError, OutputError
 from stemsplit.weights.graphs import find_graph
 from stemsplit.weights.store import Store
@@ -37,6 +36,7 @@ def make_core(
     *,
     is_whole: bool = False,
     chunk_samples: int | None = None,
+    workers: int = 1,
     on_graph: Callable[[], None] = lambda: None,
 ) -> Core:
     """Get a network's core ready to run.
@@ -48,6 +48,7 @@ def make_core(
         precision: "fp32", "bf16" or "fp16".
         is_whole: Whether songs come whole, of any length, instead of in chunks.
         chunk_samples: How long chunks are; the model's own length when None.
+        workers: How many chunks run at once.
         on_graph: Called before a graph or code is made, which may take half a minute.
 
     Raises:
@@ -55,7 +56,6 @@ def make_core(
     """
     if backend == "torch":
         return TorchCore(model.core, device, precision)
-    workers = count_workers(device, is_large=model.chunk.is_large)
     if backend == "compile":
         if is_whole:
             raise DeviceError(

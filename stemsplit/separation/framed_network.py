@@ -28,7 +28,6 @@ class FramedNetwork:
 
     Attributes:
         framing: Lengths of chunks and of what they share.
-        workers: How many chunks are best computed at once.
         places: Where its stems stand among those wanted, ascending. Shape (S,).
         shares: What each of them counts there, beside other networks. Shape (S,).
     """
@@ -42,6 +41,7 @@ class FramedNetwork:
         backend: str,
         precision: str,
         filtering: threading.Lock,
+        is_large: bool,
         on_graph: Callable[[], None] = lambda: None,
     ) -> None:
         """Settle framing and post-filter.
@@ -54,6 +54,7 @@ class FramedNetwork:
             backend: "torch", "compile" or "openvino".
             precision: "fp32", "bf16" or "fp16".
             filtering: Held while a post-filter runs.
+            is_large: Whether a chunk of this network, or of one beside it, is a large one.
             on_graph: Called before a backend makes a graph or code of the network, if it has to.
 
         Raises:
@@ -71,6 +72,7 @@ class FramedNetwork:
         self._device = device
         self._precision = precision
         self._filtering = filtering
+        self._is_large = is_large
         self.framing = plan_framing(model.chunk, model.sample_rate, options)
         self._core = make_core(
             self._model,
@@ -79,14 +81,18 @@ class FramedNetwork:
             precision,
             is_whole=self.framing.chunk_samples is None,
             chunk_samples=self.framing.chunk_samples,
+            workers=self.workers,
             on_graph=on_graph,
         )
-        self.workers = 1
-        if self.framing.chunk_samples is not None:
-            # A whole song is best computed where Ctrl-C can stop it.
-            self.workers = count_workers(device, is_large=model.chunk.is_large)
         self.places = torch.tensor([wanted.index(stem) for stem in mine])
         self.shares = torch.tensor([weights[stem] for stem in mine])
+
+    @property
+    def workers(self) -> int:
+        """How many chunks are best computed at once, with the threads that the caller has."""
+        # A whole song is best computed where Ctrl-C can stop it.
+        is_whole = self.framing.chunk_samples is None
+        return 1 if is_whole else count_workers(self._device, is_large=self._is_large)
 
     def run(self, chunk: Tensor) -> Tensor:
         """Take one chunk through the network.

@@ -70,7 +70,7 @@ class Lanes:
         """
         self._lanes = lanes
         self._stems = stems
-        self._workers = Workers(min(lane.network.workers for lane in lanes))
+        self._workers = Workers(lanes[0].network.workers)
         self._under_way: deque[tuple[Lane, Chunk, Future[Tensor]]] = deque()
 
     def feed(self, block: Tensor) -> Iterator[Tensor]:

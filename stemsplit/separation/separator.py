@@ -122,6 +122,7 @@ class Separator:
         self, members: Sequence[Member], on_graph: Callable[[], None]
     ) -> list[FramedNetwork]:
         filtering = threading.Lock()
+        is_large = any(member.model.is_large for member in members)
         return [
             FramedNetwork(
                 member,
@@ -131,6 +132,7 @@ class Separator:
                 self.backend,
                 self.precision,
                 filtering,
+                is_large,
                 on_graph,
             )
             for member in members

@@ -137,14 +137,33 @@ def test_a_small_part_of_an_image_is_not_written_over(library: Library) -> None:
     torch.testing.assert_close(whole, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("width", [3, 23, 24, 25, 70])
-@pytest.mark.parametrize(("channels", "threads", "rows"), [(3, 1, 8), (24, 3, 4)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "layers", "threads", "is_followed"),
+    [
+        (41, 11, 3, 5, 1, False),
+        (41, 12, 3, 5, 1, True),
+        (41, 70, 3, 5, 1, True),
+        (41, 70, 24, 5, 3, True),
+        (41, 35, 24, 5, 3, False),
+        (1, 36, 8, 5, 3, True),
+        (3, 49, 8, 5, 2, True),
+        (4, 49, 8, 2, 2, True),
+        (5, 49, 8, 5, 2, True),
+        (8, 48, 8, 1, 2, True),
+        (40, 51, 8, 3, 2, True),
+        (40, 70, 4, 11, 1, False),
+    ],
+)
+@pytest.mark.parametrize("rows", [4, 8])
 @torch.no_grad()
 def test_dense_layers_follow_one_another(
     library: Library,
+    height: int,
     width: int,
     channels: int,
+    layers: int,
     threads: int,
+    is_followed: bool,
     rows: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -152,15 +171,24 @@ def test_dense_layers_follow_one_another(
     monkeypatch.setattr(dense, "ROWS_AT_ONCE", rows)
     monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
     monkeypatch.setattr(dense, "FEWEST_COLUMNS", 12)
+    monkeypatch.setattr(dense, "MOST_SHARED", 1.5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    runs: list[Any] = []
+    follow = dense._Run.follow
+
+    def follow_and_say(*args: Any) -> None:
+        runs.append(args)
+        follow(*args)
+
+    monkeypatch.setattr(dense._Run, "follow", follow_and_say)
     torch.manual_seed(width)
-    block = DenseConv(channels + 5, channels, 5, (3, 3), "relu").eval()
+    block = DenseConv(channels + 5, channels, layers, (3, 3), "relu").eval()
     randomise(block)
     units = [fuse(library, layer.fusion()) for layer in block.layers]  # type: ignore[operator]  # a ModuleList forgets what it was given
     following = NativeDense([unit.conv for unit in units])
     # One of them a slice of a larger image.
-    wide = draw(1, channels + 3, 41, width).contiguous(memory_format=torch.channels_last)
-    parts = [wide[:, :channels], draw(1, 5, 41, width)]
+    wide = draw(1, channels + 3, height, width).contiguous(memory_format=torch.channels_last)
+    parts = [wide[:, :channels], draw(1, 5, height, width)]
     seen = list(parts)
     for unit in units:
         seen.insert(0, unit(*seen))
@@ -173,8 +201,7 @@ def test_dense_layers_follow_one_another(
     monkeypatch.setattr(NativeConv2d, "_new_image", make_poisoned)
     torch.testing.assert_close(following(*parts), seen[0], rtol=0, atol=0)
     assert_near(seen[0], copy.deepcopy(block).double()(*(part.double() for part in parts)))
-    whole = [one for one in made if one.shape[2] == 41]
-    assert len(whole) == (5 if width < 24 or (width, threads) == (24, 1) else 1)
+    assert len(runs) == (threads if is_followed else 0)
     both = torch.cat([torch.cat(parts, dim=1)] * 2)
     assert torch.equal(following(both)[1:], seen[0])
     with pytest.raises(ValueError, match="parts of different sizes"):
@@ -239,10 +266,17 @@ def test_nothing_is_read_or_written_past_the_end(library: Library) -> None:
 @torch.no_grad()
 def test_threads_change_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Conv2d(16, 16, 3, padding=1)
-    native, x = fuse(library, Fusion(layer)), draw(2, 16, 70, 50)
-    alone = native(x)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    torch.testing.assert_close(native(x), alone, rtol=0, atol=0)
+    native = fuse(library, Fusion(layer))
+    make = NativeConv2d._new_image
+    monkeypatch.setattr(NativeConv2d, "_new_image", lambda *args: make(*args).fill_(torch.nan))
+    for size in ((2, 16, 70, 50), (1, 16, 8, 128), (1, 16, 12, 17)):
+        x = draw(*size)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        alone = native(x)
+        for threads in (2, 3, 16):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            torch.testing.assert_close(native(x), alone, rtol=0, atol=0)
+        assert not alone.isnan().any()
 
 
 @torch.no_grad()

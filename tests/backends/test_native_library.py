@@ -122,9 +122,10 @@ class TestBuild:
         compiler = shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
             pytest.skip("there is no C compiler")
-        source = ROOT / "stemsplit" / "backends" / "native" / "convolution.c"
+        folder = ROOT / "stemsplit" / "backends" / "native"
+        sources = [str(folder / name) for name in ("convolution.c", "dense.c")]
         target = tmp_path / "old.so"
         flags = ("-std=gnu11", "-DLANES=4", "-DREGISTERS=32", "-w", "-fPIC", "-shared")
-        subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
+        subprocess.run([compiler, *flags, *sources, "-o", str(target)], check=True)
         with pytest.raises(OSError, match="other sources"):
             Library(target)

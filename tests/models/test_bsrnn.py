@@ -17,6 +17,7 @@ import torch
 from stemsplit.errors import CheckpointError, RegistryError
 from stemsplit.models.band_split_rnn import BandSplitRNN, BandSplitRNNConfig
 from stemsplit.models.base import StemModel
+from stemsplit.models.blocks import framewise
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.convert import read_checkpoint
 from stemsplit.weights.keymaps import apply_keymap, build_keymap
@@ -86,9 +87,17 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 # What the original computes
 
 
+@pytest.mark.parametrize("at_once", [1, 1 << 19], ids=["one by one", "together"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_the_network_alone(variant: str, golden: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_the_network_alone(
+    variant: str,
+    at_once: int,
+    golden: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(framewise, "SEQUENCE_NUMBERS_AT_ONCE", at_once)
     model = load_variant(tmp_path, variant)
     spectrum = golden[f"{variant}_spectrum"]
     assert isinstance(model, BandSplitRNN)

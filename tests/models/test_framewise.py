@@ -86,9 +86,10 @@ class TestSequences:
         monkeypatch.setattr(framewise, "SEQUENCE_NUMBERS_AT_ONCE", 3 * 6 * 4 + 1)
 
     @pytest.mark.parametrize("count", [1, 3, 4, 7])
+    @pytest.mark.parametrize("is_turned", [False, True])
     @torch.no_grad()
-    def test_some_at_a_time_are_all(self, count: int) -> None:
-        x = torch.randn(count, 6, 4)
+    def test_some_at_a_time_are_all(self, count: int, is_turned: bool) -> None:
+        x = torch.randn(6, count, 4).transpose(0, 1) if is_turned else torch.randn(count, 6, 4)
         before = x.clone()
         seen: list[int] = []
 

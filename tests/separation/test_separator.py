@@ -11,7 +11,7 @@ import torch
 from linear_model import LinearModel
 from torch import Tensor
 
-from stemsplit.backends.workers import Workers, wait_for
+from stemsplit.backends.workers import Workers, set_own_threads, wait_for
 from stemsplit.dsp import memory
 from stemsplit.errors import (
     DecodeError,
@@ -20,9 +20,11 @@ from stemsplit.errors import (
     UnknownNameError,
     UsageError,
 )
-from stemsplit.models.base import ChunkPlan, Encoded
+from stemsplit.models.base import ChunkPlan, Encoded, Member
+from stemsplit.models.ensemble import Ensemble
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+from stemsplit.separation import lanes
 from stemsplit.separation.events import Finished, Progress, Started, StemBlock
 from stemsplit.separation.separator import Separator
 
@@ -172,6 +174,47 @@ def test_chunks_side_by_side_come_back_in_the_songs_order(options: dict[str, flo
     stems = Separator(LinearModel(), **options).separate(mixture)
     for stem, share in SHARES.items():
         torch.testing.assert_close(stems[stem], share * mixture, rtol=0, atol=1e-6)
+
+
+class LargeModel(LinearModel):
+    is_large = True
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("model", [LinearModel, LargeModel])
+def test_a_song_in_a_thread_of_its_own_has_chunks_for_the_threads_there(
+    model: type[LinearModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--jobs` gives each song a share of the threads."""
+    counts: list[int] = []
+
+    def begin(count: int) -> Workers:
+        counts.append(count)
+        return Workers(count)
+
+    monkeypatch.setattr(lanes, "Workers", begin)
+    separator = Separator(model())
+
+    def separate(threads: int) -> None:
+        set_own_threads(threads)
+        separator.separate(music(50_000))
+
+    for threads in (4, 2, 1):
+        song = threading.Thread(target=separate, args=(threads,))
+        song.start()
+        song.join()
+    assert counts == ([2, 1, 1] if model is LargeModel else [2, 2, 1])
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_large_network_sets_the_number_of_chunks_for_those_beside_it() -> None:
+    torch.set_num_threads(2)
+    members = [Member(one, dict.fromkeys(SHARES, 0.5)) for one in (LinearModel(), LargeModel())]
+    both = Ensemble(tuple(SHARES), members)
+    assert [network.workers for network in Separator(both)._networks] == [1, 1]
+    assert [network.workers for network in Separator(LinearModel())._networks] == [2]
+    whole = Separator(LinearModel(), framing="original")
+    assert [network.workers for network in whole._networks] == [1]
 
 
 @pytest.mark.usefixtures("four_threads")

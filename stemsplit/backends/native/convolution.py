@@ -128,7 +128,7 @@ class NativeConv2d(nn.Module):
             if tensor is not None:
                 _place(image, tensor)
         tiles = self.library.count_tiles(task)
-        block = self.find_block(task, tiles)
+        block = self.find_block(task, tiles, torch.get_num_threads())
         work = partial(self._convolve, task, ctypes.c_int64(0), block)
         run_together([work] * count_threads(tiles, block))
         return out
@@ -203,10 +203,18 @@ class NativeConv2d(nn.Module):
             if image is not None and (image.dtype != torch.float32 or image.device.type != "cpu"):
                 raise ValueError(f"float32 on a processor is what goes in, not {image.dtype}")
 
-    def find_block(self, task: Task, tiles: int) -> int:
-        """Return how many tiles are best computed at once, of so many."""
+    def find_block(self, task: Task, tiles: int, threads: int) -> int:
+        """Return how many tiles are best computed at once.
+
+        Args:
+            task: The convolution.
+            tiles: How many there are; blocks are about as large as each other.
+            threads: That share them.
+        """
         floats = self.library.count_floats(task, MOST_TILES) // MOST_TILES
-        return max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats, tiles))
+        most = max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats))
+        rounds = -(-tiles // (most * threads))
+        return max(FEWEST_TILES, -(-tiles // (rounds * threads)))
 
     def _convolve(self, task: Task, next_tile: ctypes.c_int64, block: int) -> None:
         workspace = find_workspace(self.library.count_floats(task, block))

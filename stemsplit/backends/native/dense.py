@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
 from stemsplit.backends.native.library import Layer
-from stemsplit.backends.native.threads import count_threads, run_together
+from stemsplit.backends.native.threads import run_together
 
 ROWS_AT_ONCE = 8
 """Of a layer, before the next one's turn: divisible by `TILE`."""
 MOST_COLUMNS, FEWEST_COLUMNS = 256, 128
-"""Of a strip; fewer where there are threads for more strips. Layers before the last compute some
-columns of the neighbouring strips, too."""
+"""Of a strip. Layers before the last compute some columns of the neighbouring strips, too."""
+MOST_SHARED = 0.25
+"""How many of a strip's columns, at most, the first layer may compute beside it on each side."""
 
 
 class NativeDense(nn.Module):
@@ -47,10 +48,10 @@ class NativeDense(nn.Module):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Return the last layer's output. Shape: (B, C_in, H, W) -> (B, C_out, H, W)."""
+        threads = torch.get_num_threads()
         width = parts[0].shape[3]
-        strips = min(torch.get_num_threads(), width // FEWEST_COLUMNS)
-        strips = max(strips, -(-width // MOST_COLUMNS))
-        if parts[0].shape[0] > 1 or strips == 1:
+        strips = threads * -(-width // (MOST_COLUMNS * threads))
+        if len(parts[0]) != 1 or not self._are_wide_enough(width // strips):
             seen = list(parts)
             for layer in self._layers:
                 seen.insert(0, layer(*seen))
@@ -59,11 +60,19 @@ class NativeDense(nn.Module):
         self._layers[0].check(turned, ())
         out = self._layers[-1].new_output(turned[0])
         edges = [TILE * (width * place // (strips * TILE)) for place in range(strips)]
-        columns = deque(range(*pair) for pair in pairwise((*edges, width)))
-        widest = max(map(len, columns))
-        runs = [_Run(self._layers, turned, out, widest) for _ in range(count_threads(strips, 1))]
-        run_together([partial(run.follow, columns) for run in runs])
+        waiting = deque(range(*pair) for pair in pairwise((*edges, width)))
+        widest = max(map(len, waiting))
+        runs = [_Run(self._layers, turned, out, widest) for _ in range(threads)]
+        run_together([partial(run.follow, waiting) for run in runs])
         return out
+
+    def _are_wide_enough(self, columns: int) -> bool:
+        """Tell whether strips save more than they cost.
+
+        A smaller image stays in the cache, and threads share the work of each layer.
+        """
+        beside = TILE * (len(self._layers) - 1)
+        return columns >= FEWEST_COLUMNS and beside <= MOST_SHARED * columns
 
 
 class _Run:
@@ -85,6 +94,7 @@ class _Run:
             widest: Columns of the widest strip.
         """
         self._library = layers[0].library
+        *_, height, width = out.shape
         tiles = ROWS_AT_ONCE // TILE * -(-widest // TILE)
         # What C is told the addresses of.
         self._images = list(parts)
@@ -94,10 +104,10 @@ class _Run:
             lead = TILE * (len(layers) - 1 - place)
             goal = out
             if lead:
-                rows = ROWS_AT_ONCE + lead + 1
-                goal = layer.new_window(parts[0], rows, widest + 2 * lead)
-            task = layer.describe(self._images, out.shape[2:], goal)
-            block = layer.find_block(task, tiles)
+                rows = min(height, ROWS_AT_ONCE + lead + 1)
+                goal = layer.new_window(parts[0], rows, min(width, widest + 2 * lead))
+            task = layer.describe(self._images, (height, width), goal)
+            block = layer.find_block(task, tiles, 1)
             self._floats = max(self._floats, self._library.count_floats(task, block))
             window = goal.data_ptr() if lead else None
             self._layers.append(Layer(ctypes.pointer(task), block, lead, window))
@@ -109,7 +119,7 @@ class _Run:
         Args:
             strips: Columns of the image; the first of each is divisible by `TILE`.
         """
-        while strip := _take(strips):
+        while (strip := _take(strips)) is not None:
             for layer in self._layers:
                 task = layer.task.contents
                 task.left = max(0, strip.start - layer.lead)

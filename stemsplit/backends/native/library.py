@@ -22,6 +22,14 @@ VARIABLE = "STEMSPLIT_NATIVE"
 
 _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 
+_FUNCTIONS = {
+    **dict.fromkeys(("lanes", "halves"), ctypes.c_int32),
+    **dict.fromkeys(("task_size", "layer_size", "planes_size"), ctypes.c_int64),
+    **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
+    **dict.fromkeys(("pack", "convolve_beside", "follow", "convolve_planes")),
+}
+"""And what they return."""
+
 
 class Source(ctypes.Structure):
     """A grid of an input's pixels. See `convolution.h`."""
@@ -117,17 +125,8 @@ class Library:
         library = ctypes.CDLL(str(path))
         others = f"{path.name} was built from other sources than these"
         try:
-            for function in (library.stemsplit_lanes, library.stemsplit_halves):
-                function.restype = ctypes.c_int32
-            for function in (
-                library.stemsplit_task_size,
-                library.stemsplit_count_tiles,
-                library.stemsplit_workspace,
-                library.stemsplit_count_kernels,
-                library.stemsplit_layer_size,
-                library.stemsplit_planes_size,
-            ):
-                function.restype = ctypes.c_int64
+            for name, result in _FUNCTIONS.items():
+                getattr(library, f"stemsplit_{name}").restype = result
             sizes = (
                 library.stemsplit_task_size(),
                 library.stemsplit_layer_size(),

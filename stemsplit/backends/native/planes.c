@@ -3,9 +3,7 @@
    A vector that held a pixel's channels would be all but empty: columns of a row fill it. The
    loops are simple enough for a compiler to do so itself. Numbers are float32. */
 
-#include <stdint.h>
-
-typedef int64_t i64;
+#include "convolution.h"
 
 typedef struct {
     i64 rows, columns, outs, out_rows, out_columns;
@@ -21,11 +19,10 @@ static void add_row(float *restrict out, const float *restrict in, float factor,
     for (i64 i = 0; i < count; i++) out[i] += factor * in[i];
 }
 
-__attribute__((visibility("default"))) i64 stemsplit_planes_size(void) { return sizeof(Planes); }
+KERNEL int64_t stemsplit_planes_size(void) { return sizeof(Planes); }
 
 /* Compute rows [first, last) of the output's images times outs times out_rows. */
-__attribute__((visibility("default"))) void stemsplit_convolve_planes(const Planes *p, i64 first,
-                                                                      i64 last) {
+KERNEL void stemsplit_convolve_planes(const Planes *p, int64_t first, int64_t last) {
     const i64 taps = p->tall * p->wide;
     for (i64 place = first; place < last; place++) {
         const i64 row = place % p->out_rows, plane = place / p->out_rows;

@@ -39,17 +39,22 @@ def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> N
 
 
 def run_together(works: Sequence[Callable[[], object]]) -> None:
-    """Do pieces of work, each in a thread of its own, the last of them in the caller's."""
+    """Do pieces of work, each in a thread of its own, the last of them in the caller's.
+
+    Args:
+        works: At least one. An error of any of them is raised when all are through.
+    """
     *others, own = works
     runs: list[Future[object]] = []
     try:
-        runs += [_find_pool().submit(work) for work in others]
+        for work in others:
+            runs.append(_find_pool().submit(work))
         own()
-        for run in runs:
-            run.result()
     finally:
         # Whatever stops the caller, what they write to stays until the last is through.
         wait(runs)
+    for run in runs:
+        run.result()
 
 
 def _find_pool() -> ThreadPoolExecutor:

@@ -67,7 +67,7 @@ def by_sequences(work: Callable[[Tensor], Tensor], x: Tensor, *, training: bool)
 
     Args:
         work: Takes sequences to as many of the same size, each for itself.
-        x: Shape (B, L, W). Overwritten where no gradient is asked for.
+        x: Shape (B, L, W). May be overwritten where no gradient is asked for.
         training: Whether all are to be taken at once.
 
     Returns:
