@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemsplit.backends.native import dense, fusing
-from stemsplit.backends.native.convolution import NativeConv2d
+from stemsplit.backends.native.convolution import MOST_TILES, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.fusing import NativeUnit, use_native_convolutions
 from stemsplit.backends.native.geometry import plan
@@ -202,6 +202,9 @@ def test_dense_layers_follow_one_another(
     torch.testing.assert_close(following(*parts), seen[0], rtol=0, atol=0)
     assert_near(seen[0], copy.deepcopy(block).double()(*(part.double() for part in parts)))
     assert len(runs) == (threads if is_followed else 0)
+    if is_followed:
+        # The row behind a window's last is there to be read past, and never written.
+        assert all(window[:, :, -1].isnan().all() for window in made[1:])
     both = torch.cat([torch.cat(parts, dim=1)] * 2)
     assert torch.equal(following(both)[1:], seen[0])
     with pytest.raises(ValueError, match="parts of different sizes"):
@@ -277,6 +280,14 @@ def test_threads_change_nothing(library: Library, monkeypatch: pytest.MonkeyPatc
             monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
             torch.testing.assert_close(native(x), alone, rtol=0, atol=0)
         assert not alone.isnan().any()
+
+
+def test_blocks_of_tiles_are_of_one_size(library: Library) -> None:
+    layer = fuse(library, Fusion(nn.Conv2d(1, 1, 3, padding=1))).conv
+    task = layer.describe([draw(1, 1, 8, 8)], (8, 8), draw(1, 1, 8, 8))
+    assert MOST_TILES == 96
+    sizes = {(100, 1): 50, (96, 1): 96, (64, 2): 32, (25, 3): 12, (3, 2): 12, (0, 2): 12}
+    assert {key: layer.find_block(task, *key) for key in sizes} == sizes
 
 
 @torch.no_grad()

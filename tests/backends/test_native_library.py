@@ -118,14 +118,17 @@ class TestBuild:
         with pytest.raises(OSError, match="other sources"):
             Library(path)
 
-    def test_a_library_without_planes_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["convolve_beside", "follow", "convolve_planes", "pack"])
+    def test_a_library_without_a_function_is_refused(
+        self, name: str, build: ModuleType, tmp_path: Path
+    ) -> None:
         compiler = shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
             pytest.skip("there is no C compiler")
-        folder = ROOT / "stemsplit" / "backends" / "native"
-        sources = [str(folder / name) for name in ("convolution.c", "dense.c")]
+        sources = [str(ROOT / source) for source in build.SOURCES]
         target = tmp_path / "old.so"
         flags = ("-std=gnu11", "-DLANES=4", "-DREGISTERS=32", "-w", "-fPIC", "-shared")
+        flags += (f"-Dstemsplit_{name}=stemsplit_{name}_of_old",)
         subprocess.run([compiler, *flags, *sources, "-o", str(target)], check=True)
         with pytest.raises(OSError, match="other sources"):
             Library(target)

@@ -98,9 +98,16 @@ class TestSequences:
             return part.cumsum(dim=1) + part
 
         found = by_sequences(work, x, training=False)
+        assert (found is x) == (count > 3)
         assert max(seen) <= 3
         assert sum(seen) == count
         assert torch.equal(found, before.cumsum(dim=1) + before)
+
+    @torch.no_grad()
+    def test_what_is_written_down_is_taken_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(framewise, "is_recorded", lambda _: True)
+        x = torch.randn(7, 6, 4)
+        assert torch.equal(by_sequences(lambda part: part + len(part), x, training=False), x + 7)
 
     def test_with_gradients_and_in_training_all_are_taken_at_once(self) -> None:
         x = torch.randn(7, 6, 4)

@@ -11,6 +11,7 @@ import torch
 from linear_model import LinearModel
 from torch import Tensor
 
+from stemsplit.backends.choice import Core
 from stemsplit.backends.workers import Workers, set_own_threads, wait_for
 from stemsplit.dsp import memory
 from stemsplit.errors import (
@@ -24,7 +25,8 @@ from stemsplit.models.base import ChunkPlan, Encoded, Member
 from stemsplit.models.ensemble import Ensemble
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
-from stemsplit.separation import lanes
+from stemsplit.separation import framed_network, lanes
+from stemsplit.separation.cores import make_core
 from stemsplit.separation.events import Finished, Progress, Started, StemBlock
 from stemsplit.separation.separator import Separator
 
@@ -207,7 +209,16 @@ def test_a_song_in_a_thread_of_its_own_has_chunks_for_the_threads_there(
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_a_large_network_sets_the_number_of_chunks_for_those_beside_it() -> None:
+def test_a_large_network_sets_the_number_of_chunks_for_those_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+
+    def make(*args: Any, workers: int, **options: Any) -> Core:
+        told.append(workers)
+        return make_core(*args, workers=workers, **options)
+
+    monkeypatch.setattr(framed_network, "make_core", make)
     torch.set_num_threads(2)
     members = [Member(one, dict.fromkeys(SHARES, 0.5)) for one in (LinearModel(), LargeModel())]
     both = Ensemble(tuple(SHARES), members)
@@ -215,6 +226,7 @@ def test_a_large_network_sets_the_number_of_chunks_for_those_beside_it() -> None
     assert [network.workers for network in Separator(LinearModel())._networks] == [2]
     whole = Separator(LinearModel(), framing="original")
     assert [network.workers for network in whole._networks] == [1]
+    assert told == [1, 1, 2, 1]
 
 
 @pytest.mark.usefixtures("four_threads")

@@ -480,7 +480,7 @@ KERNEL void stemsplit_pack(const Task *task, const float *taps, float *kernels) 
 
 /* Compute tiles [first, last), `block` at once. */
 void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,
-                               float *workspace) {
+                        float *workspace) {
     const Layout in = lay_out_sources(task), out = lay_out_targets(task);
     float *values = workspace, *sums = values + block * in.total, *patch = sums + block * out.total;
     for (; first < last; first += block) {

@@ -208,12 +208,12 @@ class NativeConv2d(nn.Module):
 
         Args:
             task: The convolution.
-            tiles: How many there are; blocks are about as large as each other.
+            tiles: How many there are. Blocks are of one size, as far as that is worth the kernels.
             threads: That share them.
         """
         floats = self.library.count_floats(task, MOST_TILES) // MOST_TILES
         most = max(FEWEST_TILES, min(MOST_TILES, BLOCK_FLOATS // floats))
-        rounds = -(-tiles // (most * threads))
+        rounds = max(1, -(-tiles // (most * threads)))
         return max(FEWEST_TILES, -(-tiles // (rounds * threads)))
 
     def _convolve(self, task: Task, next_tile: ctypes.c_int64, block: int) -> None:

@@ -95,19 +95,19 @@ class _Run:
         """
         self._library = layers[0].library
         *_, height, width = out.shape
-        tiles = ROWS_AT_ONCE // TILE * -(-widest // TILE)
         # What C is told the addresses of.
         self._images = list(parts)
         self._layers: list[Layer] = []
         self._floats = 0
         for place, layer in enumerate(layers):
             lead = TILE * (len(layers) - 1 - place)
+            columns = min(width, widest + 2 * lead)
             goal = out
             if lead:
                 rows = min(height, ROWS_AT_ONCE + lead + 1)
-                goal = layer.new_window(parts[0], rows, min(width, widest + 2 * lead))
+                goal = layer.new_window(parts[0], rows, columns)
             task = layer.describe(self._images, (height, width), goal)
-            block = layer.find_block(task, tiles, 1)
+            block = layer.find_block(task, ROWS_AT_ONCE // TILE * -(-columns // TILE), 1)
             self._floats = max(self._floats, self._library.count_floats(task, block))
             window = goal.data_ptr() if lead else None
             self._layers.append(Layer(ctypes.pointer(task), block, lead, window))

@@ -73,8 +73,10 @@ def by_sequences(work: Callable[[Tensor], Tensor], x: Tensor, *, training: bool)
     Returns:
         Shape (B, L, W).
     """
-    step = max(1, SEQUENCE_NUMBERS_AT_ONCE // x[0].numel())
-    if _is_whole(x, training) or torch.is_grad_enabled() or len(x) <= step:
+    if _is_whole(x, training) or torch.is_grad_enabled():
+        return work(x)
+    step = max(1, SEQUENCE_NUMBERS_AT_ONCE * len(x) // x.numel())
+    if len(x) <= step:
         return work(x)
     for part in x.split(step):
         part.copy_(work(part))
