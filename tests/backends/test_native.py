@@ -1,4 +1,7 @@
-"""The convolutions in C, beside torch's in double precision."""
+"""The convolutions in C, beside torch's in double precision.
+
+One file: all of it draws, fuses and compares in the same way.
+"""
 
 from __future__ import annotations
 
