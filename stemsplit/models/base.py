@@ -8,7 +8,7 @@ Letters in shapes: B batch, S stems, C channels, T samples, F frequency bins, N 
 take over. `encode` and `decode` are signal processing. Over a whole song, `forward` is the original
 authors' own framing; `chunk` says in which pieces the separator feeds it by default.
 
-Longer than other files: whoever adds an architecture reads all of it, and nothing else.
+Longer than other files: whoever adds an architecture needs all of it.
 """
 
 from __future__ import annotations

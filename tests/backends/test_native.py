@@ -206,7 +206,7 @@ def test_dense_layers_follow_one_another(
     assert_near(seen[0], copy.deepcopy(block).double()(*(part.double() for part in parts)))
     assert len(runs) == (threads if is_followed else 0)
     if is_followed:
-        # The row behind a window's last is there to be read past, and never written.
+        # The row behind a window's last may be read, and is never written.
         assert all(window[:, :, -1].isnan().all() for window in made[1:])
     both = torch.cat([torch.cat(parts, dim=1)] * 2)
     assert torch.equal(following(both)[1:], seen[0])
