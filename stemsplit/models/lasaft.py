@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from stemsplit.dsp.memory import stack
 from stemsplit.models.blocks.conditioning import (
     Attention,
     Condition,
@@ -174,25 +175,29 @@ class ConditionedUNetCore(nn.Module):
             together: Tensor = self._run(planes, stems).unflatten(0, (planes.shape[0], -1))
             return together
         # Nothing links songs and stems in evaluation: one by one, they take a share of the memory.
-        return torch.stack([self._run_apart(song, stems) for song in planes.split(1)])
+        songs = [self._run_apart(song, stems) for song in planes.split(1)]
+        return songs[0] if len(songs) == 1 else torch.cat(songs)
 
     def _run_apart(self, song: Tensor, stems: Tensor) -> Tensor:
-        """Go as far as all stems share the way, then on with each. (1, P, N, F) -> (S, P, N, F)."""
+        """Go as far as all stems share the way, then on with each.
+
+        Shape: (1, P, N, F) -> (1, S, P, N, F).
+        """
         conditions = self._tell(1, stems)
-        x = self.net.begin(song)
-        skips: list[Tensor] = []
+        shared, skips = [self.net.begin(song)], list[Tensor]()
         parting = 0
-        while x.shape[0] == 1 and parting < self.conditioned.start:
-            x = self.net.step(parting, x, skips, condition=conditions[parting])
+        while shared[0].shape[0] == 1 and parting < self.conditioned.start:
+            self.net.step(parting, shared, skips, condition=conditions[parting])
             parting += 1
         ends = []
         for stem in range(len(stems)):
-            own, own_skips = _pick(x, stem), [_pick(skip, stem) for skip in skips]
+            own, own_skips = (
+                [_pick(image, stem) for image in images] for images in (shared, skips)
+            )
             for place in range(parting, self.blocks):
-                own_condition = conditions[place].of(stem)
-                own = self.net.step(place, own, own_skips, condition=own_condition)
-            ends.append(self.net.finish(own))
-        return torch.cat(ends)
+                self.net.step(place, own, own_skips, condition=conditions[place].of(stem))
+            ends.append(self.net.finish(own.pop()))
+        return stack(ends)
 
     def _run(self, planes: Tensor, stems: Tensor) -> Tensor:
         """Shape: (B, P, N, F), (S,) -> (B * S, P, N, F)."""

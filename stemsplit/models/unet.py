@@ -178,8 +178,8 @@ class SpectrogramUNet(SpectralModel):
         samples = mixture.shape[-1]
         if self._is_chunk(samples):
             spectrum = stft(mixture, self.n_fft, self.chunk_hop, pad_mode=self.pad_mode)
-            frames = self.chunk.samples // self.chunk_hop + 1
-            spectrum = functional.pad(spectrum, (0, frames - spectrum.shape[-1]))
+            short = self.chunk.samples // self.chunk_hop + 1 - spectrum.shape[-1]
+            spectrum = functional.pad(spectrum, (0, short)) if short > 0 else spectrum
         else:
             pieces = self.pieces.cut(mixture)
             spectrum = stft(pieces, self.n_fft, self.hop_length, pad_mode=self.pad_mode)

@@ -202,16 +202,16 @@ def test_dense_layers_follow_one_another(
         return made[-1]
 
     monkeypatch.setattr(NativeConv2d, "_new_image", make_poisoned)
-    torch.testing.assert_close(following(*parts), seen[0], rtol=0, atol=0)
-    assert_near(seen[0], copy.deepcopy(block).double()(*(part.double() for part in parts)))
+    torch.testing.assert_close(following(parts), seen[0], rtol=0, atol=0)
+    assert_near(seen[0], copy.deepcopy(block).double()([part.double() for part in parts]))
     assert len(runs) == (threads if is_followed else 0)
     if is_followed:
         # The row behind a window's last may be read, and is never written.
         assert all(window[:, :, -1].isnan().all() for window in made[1:])
     both = torch.cat([torch.cat(parts, dim=1)] * 2)
-    assert torch.equal(following(both)[1:], seen[0])
+    assert torch.equal(following([both])[1:], seen[0])
     with pytest.raises(ValueError, match="parts of different sizes"):
-        following(parts[0], parts[1][..., 1:])
+        following([parts[0], parts[1][..., 1:]])
 
 
 def test_rows_need_those_next_to_them_alone(library: Library) -> None:

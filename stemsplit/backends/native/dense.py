@@ -32,7 +32,7 @@ MOST_SHARED = 0.25
 class NativeDense(nn.Module):
     """Convolutions that each read the block's inputs and all outputs before, the newest first.
 
-    Shape: (B, C_in, H, W), in any number of parts -> (B, C_out, H, W).
+    Shape: parts of (B, C_in, H, W) -> (B, C_out, H, W).
     """
 
     def __init__(self, layers: Sequence[NativeConv2d]) -> None:
@@ -46,8 +46,8 @@ class NativeDense(nn.Module):
         # As torch knows its modules.
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Return the last layer's output. Shape: (B, C_in, H, W) -> (B, C_out, H, W)."""
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the last layer's output. Shape: parts of (B, C_in, H, W) -> (B, C_out, H, W)."""
         threads = torch.get_num_threads()
         width = parts[0].shape[3]
         strips = threads * -(-width // (MOST_COLUMNS * threads))

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stemsplit.dsp.memory import has_channels_last
+from stemsplit.dsp.memory import is_recorded, new_image
 from stemsplit.models.blocks.framewise import by_frames
-from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, add
 
 Work = Callable[[Tensor], Tensor]
 """Takes frames, each for itself."""
@@ -62,10 +62,13 @@ def modulate(x: Tensor, condition: Condition) -> Tensor:
     if gamma.dim() == 2:
         return (gamma[:, :, None, None] * x + shift).flatten(0, 1)
     # y[o] = sum_i x[i] gamma[i, o] + beta[o]: a point-wise convolution, whose sigmoid is a gate.
-    points = x.flatten(3).transpose(2, 3) @ gamma
-    gate = points.transpose(2, 3).unflatten(3, x.shape[3:]) + shift
-    gated: Tensor = gate.sigmoid() * x
-    return gated.flatten(0, 1)
+    points = (x.flatten(3).transpose(2, 3) @ gamma).transpose(2, 3).unflatten(3, x.shape[3:])
+    if is_recorded(points) or points.dtype != x.dtype:
+        points = (points + shift).sigmoid() * x
+    else:
+        points.add_(shift).sigmoid_().mul_(x)
+    gated: Tensor = points.flatten(0, 1)
+    return gated
 
 
 class Attention(nn.Module):
@@ -96,18 +99,39 @@ class LaSAFT(nn.Module):
     def forward(self, condition: Condition) -> Work:
         """Return what transforms frames. Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
         attention = self.attention(condition.query)
-        matrix = self.tdf.order_latents(attention.shape[1])
+        latents = attention.shape[1]
+        split = self.tdf.split_latents(latents)
 
         def transform(x: Tensor) -> Tensor:
-            values = self.tdf(x, matrix).unflatten(-1, (attention.shape[1], -1))
-            if not has_channels_last(values):
-                return _weigh(attention, values, condition.songs)
-            rows = values.permute(0, 2, 3, 4, 1).flatten(3)
-            spectra = _weigh(attention, rows, condition.songs).unflatten(2, (-1, x.shape[1]))
-            turned: Tensor = spectra.permute(0, 3, 1, 2)
-            return turned
+            total: Tensor | None = None
+            for share, spectra in zip(attention.unbind(1), split(x), strict=True):
+                total = _add_share(total, share, spectra.unflatten(0, (condition.songs, -1)))
+            assert total is not None, "there are latent sources"
+            return total.flatten(0, 1)
 
         return transform
+
+
+def _add_share(total: Tensor | None, share: Tensor, spectra: Tensor) -> Tensor:
+    """Add each stem's share of a latent source.
+
+    Args:
+        total: What comes before, if anything: may be changed. Shape (B, S, C, N, F).
+        share: Shape (S,).
+        spectra: Shape (B, 1 or S, C, N, F).
+
+    Returns:
+        Shape (B, S, C, N, F).
+    """
+    shares = share.view(-1, 1, 1, 1)
+    if is_recorded(share, spectra) or spectra.dtype != share.dtype:
+        own = shares * spectra
+        return own if total is None else total + own
+    if total is not None:
+        return total.addcmul_(shares, spectra)
+    shape = (len(spectra) * len(share), *spectra.shape[2:])
+    total = new_image(spectra.flatten(0, 1), shape).unflatten(0, (len(spectra), -1))
+    return torch.mul(shares, spectra, out=total)
 
 
 def _weigh(attention: Tensor, rows: Tensor, songs: int) -> Tensor:
@@ -161,9 +185,13 @@ class ConditionedBlock(nn.Module):
         self.dense = dense
         self.transform = transform
 
-    def forward(self, *parts: Tensor, condition: Condition) -> Tensor:
-        """Shape: (B or B * S, C_in, N, F), in any number of parts -> (B or B * S, C_out, N, F)."""
-        y = self.dense(*parts)
+    def forward(self, parts: list[Tensor], condition: Condition) -> Tensor:
+        """Shape: parts of (B or B * S, C_in, N, F), taken out of the list -> (B * S, C_out, N, F).
+
+        B or B * S comes out where nothing tells stems apart.
+        """
+        y = self.dense(parts)
+        parts.clear()
         transform: Work | None = self.transform
         if isinstance(self.transform, (LaSAFT, LightSAFT)):
             transform = self.transform(condition)
@@ -172,12 +200,12 @@ class ConditionedBlock(nn.Module):
             x = modulate(x, condition)
             if transform is None:
                 return x
-            added: Tensor = transform(x)
-            songs = condition.songs
-            total: Tensor = x.unflatten(0, (songs, -1)) + added.unflatten(0, (songs, -1))
-            return total.flatten(0, 1)
+            return add(x, transform(x), songs=condition.songs)
 
-        return by_frames(modulate_and_transform, y, training=self.training, may_replace=True)
+        stems = len(condition.query) * condition.songs // len(y)
+        return by_frames(
+            modulate_and_transform, y, training=self.training, may_replace=True, grows=stems
+        )
 
 
 class Control(nn.Module):

@@ -108,12 +108,11 @@ class UNetFrame(nn.Module):
         Returns:
             Shape (B', planes, N, F).
         """
-        x = self.begin(x)
-        skips: list[Tensor] = []
+        ended, skips = [self.begin(x)], list[Tensor]()
         for place in range(self.blocks):
             told = {} if conditions is None else {"condition": conditions[place]}
-            x = self.step(place, x, skips, **told)
-        return self.finish(x)
+            self.step(place, ended, skips, **told)
+        return self.finish(ended.pop())
 
     @property
     def blocks(self) -> int:
@@ -129,29 +128,31 @@ class UNetFrame(nn.Module):
         result: Tensor = self.first_activation(self.first_norm(self.first(x)))
         return result
 
-    def step(self, place: int, x: Tensor, skips: list[Tensor], **condition: object) -> Tensor:
+    def step(
+        self, place: int, ended: list[Tensor], skips: list[Tensor], **condition: object
+    ) -> None:
         """Go to a block's level and through the block.
 
         Args:
             place: Which block: down, middle, up.
-            x: Where the last one ended, or `begin`.
+            ended: Where the last one ended, or `begin`; changed here to where this one does. A
+                list: nobody else holds on to an image that is read for the last time.
             skips: What the blocks going down gave and none coming up has read; changed here.
             **condition: What the block is given beside its input.
         """
         levels = len(self.encoders)
         if place > levels:
-            up, skip = self.up[place - levels - 1], skips.pop()
-            x = by_frames(up, x, training=self.training, grows=4)
-            skip = _repeat(skip, x.shape[0])
-            result: Tensor = self.decoders[place - levels - 1](x, skip, **condition)
-            return result
-        if place > 0:
-            x = self.down[place - 1](x)
-        block = self.middle if place == levels else self.encoders[place]
-        result = block(x, **condition)
+            up, block = self.up[place - levels - 1], self.decoders[place - levels - 1]
+            parts = [by_frames(up, ended.pop(), training=self.training, grows=4)]
+            parts.append(_repeat(skips.pop(), parts[0].shape[0]))
+        else:
+            if place > 0:
+                ended.append(self.down[place - 1](ended.pop()))
+            block = self.middle if place == levels else self.encoders[place]
+            parts = [ended.pop()]
+        ended.append(block(parts, **condition))
         if place < levels:
-            skips.append(result)
-        return result
+            skips.append(ended[-1])
 
     def finish(self, x: Tensor) -> Tensor:
         """Make planes of channels. Shape: (B, C, N, F) -> (B, planes, N, F)."""

@@ -8,7 +8,10 @@ it is called:
                                written over: it shares no channels with x
 
 One whose layers each read its inputs and what all layers before them gave, the newest first, and
-that gives what the last one gives, may say which these are, by a method `dense_layers`.
+that gives what the last one gives, may say which these are, by a method `dense_layers`. It is
+called with its parts in a sequence:
+
+    module(parts)
 """
 
 from __future__ import annotations

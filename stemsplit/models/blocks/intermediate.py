@@ -7,19 +7,22 @@ TFC      time-frequency convolutions: a small DenseNet of 2-D convolutions
 TDC      time-distributed convolutions: the same over frequency alone, each frame by itself
 TDF      time-distributed fully-connected layers: each frame's bins mixed by one or two matrices
 
+A block reads its input in any number of parts, as if their channels stood side by side. It gets
+them in a list, and takes them out as soon as it has read them: nothing else holds on to them.
+
 Letters in shapes: B batch, C channels, N frames, F frequency bins of this level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stemsplit.dsp.memory import cat, has_channels_last, is_recorded, new_empty
+from stemsplit.dsp.memory import cat, has_channels_last, is_recorded, new_empty, new_image
 from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.fusion import Fusion
 from stemsplit.models.blocks.norm_places import NormPlace, behind
@@ -109,11 +112,8 @@ class DenseConv(nn.Module):
             for index in range(layers)
         )
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Return the last layer's output.
-
-        Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F).
-        """
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the last layer's output. Shape: parts of (B, C_in, N, F) -> (B, C_out, N, F)."""
         seen = list(parts)
         for layer in self.layers:
             # The newest first; the last output stands alone.
@@ -144,7 +144,7 @@ class LinearLayer(nn.Module):
 
         Args:
             x: Shape (B, C, N, F_in).
-            matrix: What to use instead of its own; see `order_latents`.
+            matrix: What to use instead of its own; see `split_latents`.
 
         Returns:
             Shape (B, C, N, F_out).
@@ -153,22 +153,33 @@ class LinearLayer(nn.Module):
         result: Tensor = self.activation(self.norm(_mix(x, weight, bias)))
         return result
 
-    def order_latents(self, latents: int) -> Matrix:
-        """Return its matrix and bias for spectra that come out one behind the other.
+    def split_latents(self, latents: int) -> list[Matrix]:
+        """Return the part of its matrix and bias that gives each of several spectra.
 
-        In its own they run fastest, bin by bin.
+        In what comes out, these run fastest: bin by bin.
 
         Args:
-            latents: How many spectra come out.
+            latents: How many spectra.
         """
         weight, bias = self.linear.weight, self.linear.bias
-        turned = weight.unflatten(0, (-1, latents)).transpose(0, 1)
-        if is_recorded(weight):
-            weight = turned.flatten(0, 1)
-        else:
-            weight = new_empty(weight, weight.shape)
-            weight.view(turned.shape).copy_(turned)
-        return weight, None if bias is None else bias.unflatten(0, (-1, latents)).T.flatten()
+        if torch.is_autocast_enabled(weight.device.type):
+            # Once, instead of for every few frames.
+            weight = weight.to(torch.get_autocast_dtype(weight.device.type))
+        rows = [slice(first, None, latents) for first in range(latents)]
+        return [(weight[some], None if bias is None else bias[some]) for some in rows]
+
+
+def _join(matrices: Sequence[Matrix]) -> Matrix:
+    """Put the outputs of matrices one behind the other."""
+    biases = [bias for _, bias in matrices if bias is not None]
+    return torch.cat([weight for weight, _ in matrices]), torch.cat(biases) if biases else None
+
+
+def _to_rows(x: Tensor) -> Tensor:
+    """Return an image whose bins lie side by side, not its channels. Shape: (B, C, N, F)."""
+    if is_recorded(x) or not has_channels_last(x):
+        return x
+    return new_empty(x, x.shape).copy_(x)
 
 
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -177,7 +188,7 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if is_lowered or x.device.type != "cpu" or is_recorded(x, weight):
         return functional.linear(x, weight, bias)
     if not has_channels_last(x) or weight.numel() > CACHED_WEIGHTS:
-        rows = x.reshape(-1, x.shape[-1])
+        rows = _to_rows(x).reshape(-1, x.shape[-1])
         out = new_empty(x, (len(rows), len(weight)))
         torch.mm(rows, weight.T, out=out)
         if bias is not None:
@@ -191,6 +202,29 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         columns += bias[:, None]
     mixed: Tensor = columns.unflatten(0, (len(x), -1)).permute(0, 3, 1, 2)
     return mixed
+
+
+def add(x: Tensor, added: Tensor, songs: int = 1) -> Tensor:
+    """Return x plus what was made of it, in the order of axes that x has in memory.
+
+    Args:
+        x: Shape (B, ...), songs fastest where there are several for each of them.
+        added: May be changed. Shape (B', C, N, F), as many times B for every song.
+        songs: How many.
+
+    Returns:
+        Shape (B', C, N, F).
+    """
+    one, other = x.unflatten(0, (songs, -1)), added.unflatten(0, (songs, -1))
+    if is_recorded(one, other) or added.dtype != x.dtype:
+        other = one + other
+    elif has_channels_last(added) == has_channels_last(x):
+        other += one
+    else:
+        other = new_image(x, added.shape).unflatten(0, (songs, -1))
+        torch.add(one, added.unflatten(0, (songs, -1)), out=other)
+    total: Tensor = other.flatten(0, 1)
+    return total
 
 
 class TDF(nn.Module):
@@ -230,19 +264,40 @@ class TDF(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor, matrix: Matrix | None = None) -> Tensor:
-        """Shape: (B, C, N, F_in) -> (B, C, N, F_out). `matrix`: the last layer's."""
-        *first, last = self.layers
-        for layer in first:
-            x = layer(x)
-        result: Tensor = last(x, matrix)
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
+        result: Tensor = self.layers(x)
         return result
 
-    def order_latents(self, latents: int) -> Matrix:
-        """Return the last layer's matrix for so many latent sources. See `LinearLayer`."""
-        last = self.layers[-1]
+    def split_latents(self, latents: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        """Return what yields the spectra of latent sources, which run fastest in the output.
+
+        One by one: side by side they are the largest of a network's arrays.
+
+        Args:
+            latents: How many; divides F_out.
+
+        Returns:
+            Takes (B, C, N, F_in), yields as many times (B, C, N, F_out / latents).
+        """
+        *first, last = self.layers
         assert isinstance(last, LinearLayer)
-        return last.order_latents(latents)
+        matrices = last.split_latents(latents)
+
+        def transform(x: Tensor) -> Iterator[Tensor]:
+            for layer in first:
+                x = layer(x)
+            if last.training:
+                # Its norm looks at all spectra.
+                together = last(x, _join(matrices))
+                yield from together.chunk(latents, dim=-1)
+                return
+            if last.linear.weight.numel() > CACHED_WEIGHTS:
+                x = _to_rows(x)
+            for matrix in matrices:
+                yield last(x, matrix)
+
+        return transform
 
 
 class NarrowedTDF(nn.Module):
@@ -256,9 +311,10 @@ class NarrowedTDF(nn.Module):
         self.tdf = tdf
         self.narrow = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Shape: parts of (B, C_in, N, F), taken out of the list -> (B, C_out, N, F)."""
         x = parts[0] if len(parts) == 1 else cat(parts, 1)
+        parts.clear()
         result: Tensor = self.narrow(self.tdf(x))
         return result
 
@@ -274,14 +330,14 @@ class DenseTDF(nn.Module):
         self.dense = dense
         self.tdf = tdf
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
-        y = self.dense(*parts)
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Shape: parts of (B, C_in, N, F), taken out of the list -> (B, C_out, N, F)."""
+        y = self.dense(parts)
+        parts.clear()
         return by_frames(self._add, y, training=self.training, may_replace=True)
 
     def _add(self, y: Tensor) -> Tensor:
-        result: Tensor = y + self.tdf(y)
-        return result
+        return add(y, self.tdf(y))
 
 
 class DenseRNN(nn.Module):
@@ -297,9 +353,10 @@ class DenseRNN(nn.Module):
         self.rnn = rnn
         self.tdf = tdf
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Shape: (B, C_in, N, F), in any number of parts -> (B, C_out, N, F)."""
-        y: Tensor = self.norm(self.dense(*parts))
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Shape: parts of (B, C_in, N, F), taken out of the list -> (B, C_out, N, F)."""
+        y: Tensor = self.norm(self.dense(parts))
+        parts.clear()
         remembered, _ = self.rnn(y.flatten(0, 1))
         result: Tensor = y + self.tdf(remembered.unflatten(0, y.shape[:2]))
         return result

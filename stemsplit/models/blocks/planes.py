@@ -13,6 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stemsplit.dsp.memory import new_empty
+from stemsplit.dsp.stft import magnitudes
+
 Kind = Literal["complex", "magnitude"]
 Estimate = Literal["mapping", "masking"]
 
@@ -25,8 +28,14 @@ def count_planes(kind: Kind, channels: int) -> int:
 def to_planes(spectrum: Tensor, kind: Kind) -> Tensor:
     """Return the planes, the real parts of all channels first. (B, C, F, N) -> (B, P, N, F)."""
     if kind == "magnitude":
-        return spectrum.abs().transpose(2, 3)
-    return torch.view_as_real(spectrum).permute(0, 4, 1, 3, 2).flatten(1, 2)
+        return magnitudes(spectrum).transpose(2, 3)
+    parts = torch.view_as_real(spectrum).permute(0, 3, 2, 4, 1)
+    if spectrum.device.type != "cpu":
+        return parts.permute(0, 3, 4, 1, 2).flatten(1, 2)
+    # Side by side, as convolutions on a processor read them.
+    planes = new_empty(parts, (*parts.shape[:3], parts.shape[3:].numel()))
+    planes.view(parts.shape).copy_(parts)
+    return planes.permute(0, 3, 1, 2)
 
 
 def from_planes(planes: Tensor, mixture: Tensor, kind: Kind, estimate: Estimate) -> Tensor:
