@@ -32,7 +32,7 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
 
     Args:
         device: Where they run.
-        is_large: Whether a chunk takes hundreds of megabytes, and keeps two or three cores busy.
+        is_large: Whether a chunk takes a hundred megabytes or more, and keeps a few cores busy.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or (is_large and threads <= FEW_THREADS):

@@ -191,8 +191,8 @@ class StemModel(Model):
         chunk: How the separator feeds it by default.
         core: All the weights; real tensors in, real tensors (one or a tuple) out.
         fewest_stems: How many have to be learned together.
-        is_large: Whether computing a chunk takes hundreds of megabytes, and keeps several cores
-            busy.
+        is_large: Whether computing a chunk takes a hundred megabytes or more, and keeps several
+            cores busy.
     """
 
     Config: ClassVar[type[ModelConfig]]

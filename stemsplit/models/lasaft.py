@@ -232,6 +232,7 @@ class ConditionedUNet(SpectrogramUNet):
     Config = ConditionedUNetConfig
     config: ConditionedUNetConfig
     core: ConditionedUNetCore
+    is_large = True
 
     def __init__(self, config: ConditionedUNetConfig) -> None:
         edge = math.ceil(max(config.trim_samples, config.n_fft) / config.hop_length)

@@ -300,6 +300,7 @@ class IntermediateBlockUNet(SpectrogramUNet):
     Config = IntermediateBlockUNetConfig
     config: IntermediateBlockUNetConfig
     core: PerStem
+    is_large = True
 
     def __init__(self, config: IntermediateBlockUNetConfig) -> None:
         hop = config.hop_length

@@ -26,15 +26,7 @@
 #include <cpuid.h>
 #endif
 
-#if !defined(LANES) || !defined(REGISTERS)
-#error "say how many floats a vector holds, and how many there are: -DLANES=8 -DREGISTERS=16"
-#endif
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 36")
 
 enum { TAPS = 3, SIDE = TILE + TAPS - 1, POINTS = SIDE * SIDE };
 

@@ -6,9 +6,16 @@
 
 #include <stdint.h>
 
+#if !defined(LANES) || !defined(REGISTERS)
+#error "say how many floats a vector holds, and how many there are: -DLANES=8 -DREGISTERS=16"
+#endif
+
 typedef int64_t i64;
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 #define KERNEL __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 36")
 
 enum { TILE = 4 }; /* outputs that are computed as one, along each axis */
 

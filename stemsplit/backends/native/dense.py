@@ -3,7 +3,8 @@
 Every layer reads what all before it gave. Computed one by one, all of these images are there at
 once; here each layer follows the one before it down a strip of the image, by a tile's height, and
 what is kept are the rows that the last layer has not got to: few enough to stay in a core's own
-cache. The results are the same to the last bit.
+cache. The results are the same to the last bit. What a U-Net brings up from the level below is
+computed for each strip, too, and is never there as a whole.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
 from stemsplit.backends.native.library import Layer
+from stemsplit.backends.native.patches import NativePatches
 from stemsplit.backends.native.threads import run_together
+from stemsplit.dsp.memory import new_empty
 
 ROWS_AT_ONCE = 8
 """Of a layer, before the next one's turn: divisible by `TILE`."""
@@ -27,6 +31,21 @@ MOST_COLUMNS, FEWEST_COLUMNS = 256, 128
 """Of a strip. Layers before the last compute some columns of the neighbouring strips, too."""
 MOST_SHARED = 0.25
 """How many of a strip's columns, at most, the first layer may compute beside it on each side."""
+
+
+class Pending(Protocol):
+    """What a layer makes of an image. See `stemsplit.models.blocks.fusion`."""
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer."""
+
+    @property
+    def image(self) -> Tensor:
+        """What it reads."""
+
+    def compute(self) -> Tensor:
+        """Return all of it."""
 
 
 class NativeDense(nn.Module):
@@ -46,23 +65,38 @@ class NativeDense(nn.Module):
         # As torch knows its modules.
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the last layer's output. Shape: parts of (B, C_in, H, W) -> (B, C_out, H, W)."""
+    def forward(self, parts: Sequence[Tensor | Pending]) -> Tensor:
+        """Return the last layer's output.
+
+        Args:
+            parts: The first may be yet to be computed. Shape of each: (B, C_part, H, W).
+
+        Returns:
+            Shape (B, C_out, H, W).
+        """
         threads = torch.get_num_threads()
-        width = parts[0].shape[3]
-        strips = threads * -(-width // (MOST_COLUMNS * threads))
-        if len(parts[0]) != 1 or not self._are_wide_enough(width // strips):
-            seen = list(parts)
+        images = [part for part in parts if isinstance(part, Tensor)]
+        batch, width = (images[0].shape[0], images[0].shape[3]) if images else (0, 0)
+        strips = threads * max(1, -(-width // (MOST_COLUMNS * threads)))
+        goes_in_strips = batch == 1 and self._are_wide_enough(width // strips)
+        lead = parts[0]
+        patches = None
+        if not isinstance(lead, Tensor):
+            if goes_in_strips and _has_patches(lead):
+                patches = _Patches(lead, images[0])
+            else:
+                images.insert(0, lead.compute())
+        if not goes_in_strips:
             for layer in self._layers:
-                seen.insert(0, layer(*seen))
-            return seen[0]
-        turned = [turn(part) for part in parts]
-        self._layers[0].check(turned, ())
+                images.insert(0, layer(*images))
+            return images[0]
+        turned = [turn(image) for image in images]
+        self._layers[0].check(turned if patches is None else [patches.like, *turned], ())
         out = self._layers[-1].new_output(turned[0])
         edges = [TILE * (width * place // (strips * TILE)) for place in range(strips)]
         waiting = deque(range(*pair) for pair in pairwise((*edges, width)))
         widest = max(map(len, waiting))
-        runs = [_Run(self._layers, turned, out, widest) for _ in range(threads)]
+        runs = [_Run(self._layers, patches, turned, out, widest) for _ in range(threads)]
         run_together([partial(run.follow, waiting) for run in runs])
         return out
 
@@ -75,12 +109,59 @@ class NativeDense(nn.Module):
         return columns >= FEWEST_COLUMNS and beside <= MOST_SHARED * columns
 
 
+def _has_patches(part: Pending) -> bool:
+    """Tell whether a part can be computed for some columns alone."""
+    spreads = part.layer.spreads if isinstance(part.layer, NativePatches) else None
+    return spreads is not None and TILE % spreads[1] == 0
+
+
+class _Patches:
+    """A part of which a strip at a time is computed.
+
+    Attributes:
+        like: Of its shape and numbers, for those who ask; what is in it is another's.
+    """
+
+    def __init__(self, part: Pending, beside: Tensor) -> None:
+        """Prepare.
+
+        Args:
+            part: What `_has_patches` says yes to.
+            beside: Another part. Shape (1, C, H, W).
+
+        Raises:
+            ValueError: This part has another size.
+        """
+        layer = part.layer
+        assert isinstance(layer, NativePatches), "`_has_patches` has said so"
+        assert layer.spreads is not None, "as above"
+        self._layer, self._image = layer, layer.turn(part.image)
+        down, self._across = layer.spreads
+        size = [part.image.shape[2] * down, part.image.shape[3] * self._across]
+        if size != list(beside.shape[2:]) or len(part.image) != 1:
+            raise ValueError(f"parts of different sizes: {size} and {list(beside.shape[2:])}")
+        self.like = beside[:, :1].expand(-1, self._layer.channels, -1, -1)
+
+    def new_strip(self, columns: int) -> Tensor:
+        """Return memory for so many columns. Shape (1, C, H, columns)."""
+        height, channels = self.like.shape[2], self._layer.channels
+        # One row more, which is not seen: vectors may be read past the last pixel.
+        pixels = new_empty(self._image, (1, height + 1, columns, channels))
+        return pixels[:, :height].permute(0, 3, 1, 2)
+
+    def write(self, strip: Tensor, columns: range) -> None:
+        """Compute columns, the first and the last of which begin and end patches."""
+        read = range(columns.start // self._across, columns.stop // self._across)
+        self._layer.write(self._image, read, strip[0].permute(1, 2, 0))
+
+
 class _Run:
     """What one thread needs to compute strips, one after the other."""
 
     def __init__(
         self,
         layers: Sequence[NativeConv2d],
+        patches: _Patches | None,
         parts: Sequence[Tensor],
         out: Tensor,
         widest: int,
@@ -89,14 +170,20 @@ class _Run:
 
         Args:
             layers: The block's.
+            patches: The part that is read before the others, if it is computed here.
             parts: What it reads. Shape (1, C_part, H, W).
             out: Where the last layer's output goes. Shape (1, C_out, H, W).
             widest: Columns of the widest strip.
         """
         self._library = layers[0].library
         *_, height, width = out.shape
+        self._width = width
+        self._patches, self._strip = patches, None
         # What C is told the addresses of.
         self._images = list(parts)
+        if patches is not None:
+            self._strip = patches.new_strip(min(width, widest + 2 * TILE * len(layers)))
+            self._images.insert(0, self._strip)
         self._layers: list[Layer] = []
         self._floats = 0
         for place, layer in enumerate(layers):
@@ -124,7 +211,19 @@ class _Run:
                 task = layer.task.contents
                 task.left = max(0, strip.start - layer.lead)
                 task.right = min(task.grid_columns, strip.stop + layer.lead)
+            if self._patches is not None and self._strip is not None:
+                self._write(self._patches, self._strip, strip)
             self._library.follow(self._layers, ROWS_AT_ONCE, find_workspace(self._floats))
+
+    def _write(self, patches: _Patches, to: Tensor, strip: range) -> None:
+        """Compute what the layers read of the first part, and tell them where it would begin."""
+        reach = TILE * len(self._layers)
+        columns = range(max(0, strip.start - reach), min(self._width, strip.stop + reach))
+        patches.write(to, columns)
+        begin = to.data_ptr() - columns.start * to.stride(3) * to.element_size()
+        for place, layer in enumerate(self._layers):
+            # Behind what the layers before it gave.
+            layer.task.contents.source[place].pixels = begin
 
 
 def _take(strips: deque[range]) -> range | None:

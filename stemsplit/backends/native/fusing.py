@@ -13,6 +13,7 @@ from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
+from stemsplit.backends.native.patches import NativePatches, fits_patches
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 
 POINTS = 36
@@ -87,8 +88,12 @@ def _join_layers(module: nn.Module) -> NativeDense | None:
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:
     if isinstance(module, HasFusion):
         pieces = module.fusion()
+        if fits_patches(pieces.conv, library) and _is_bare(pieces):
+            return NativePatches(library, pieces.conv)
         geometry = _find_geometry(pieces.conv, (pieces.zeros[0], pieces.zeros[2]))
         return None if geometry is None else NativeUnit(pieces, geometry, library)
+    if fits_patches(module, library):
+        return NativePatches(library, module)
     if fits_planes(module):
         return NativePlanesConv2d(library, module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -98,6 +103,13 @@ def _replace(module: nn.Module, library: Library) -> nn.Module | None:
         none = _Epilogue(module.out_channels).done
         return NativeConv2d(library, module, geometry, (0, 0, 0, 0), none, rectifies=False)
     return None
+
+
+def _is_bare(pieces: Fused) -> bool:
+    """Tell whether a convolution is all that there is."""
+    others = (*pieces.before, *pieces.behind)
+    has_more = any(pieces.zeros) or pieces.gives_bare or pieces.takes_plus
+    return not has_more and all(isinstance(one, nn.Identity) for one in others)
 
 
 def _find_geometry(

@@ -24,9 +24,9 @@ _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 
 _FUNCTIONS = {
     **dict.fromkeys(("lanes", "halves"), ctypes.c_int32),
-    **dict.fromkeys(("task_size", "layer_size", "planes_size"), ctypes.c_int64),
+    **dict.fromkeys(("task_size", "layer_size", "patches_size", "planes_size"), ctypes.c_int64),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
-    **dict.fromkeys(("pack", "convolve_beside", "follow", "convolve_planes")),
+    **dict.fromkeys(("pack", "convolve_beside", "follow", "write_patches", "convolve_planes")),
 }
 """And what they return."""
 
@@ -90,6 +90,20 @@ class Layer(ctypes.Structure):
     )
 
 
+class Patches(ctypes.Structure):
+    """All that a convolution is told that goes through an image by patches. See `patches.c`."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("in_row", "in_step", "sums", "in_rows", "out_rows", "row")
+        ),
+        *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),
+        ("out_row", ctypes.c_int64),
+    )
+
+
 class Planes(ctypes.Structure):
     """All that a convolution of one channel is told. See `planes.c`."""
 
@@ -106,7 +120,7 @@ class Planes(ctypes.Structure):
 
 
 class Library:
-    """Compiled `convolution.c`, `dense.c` and `planes.c`.
+    """Compiled `convolution.c`, `dense.c`, `patches.c` and `planes.c`.
 
     Attributes:
         lanes: How many numbers its vectors hold.
@@ -130,11 +144,12 @@ class Library:
             sizes = (
                 library.stemsplit_task_size(),
                 library.stemsplit_layer_size(),
+                library.stemsplit_patches_size(),
                 library.stemsplit_planes_size(),
             )
         except AttributeError as error:
             raise OSError(others) from error
-        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Planes))):
+        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes))):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self.halves = bool(library.stemsplit_halves())
@@ -192,6 +207,17 @@ class Library:
         self._library.stemsplit_follow(
             (Layer * len(layers))(*layers), *sizes, ctypes.c_void_p(workspace.data_ptr())
         )
+
+    def write_patches(self, task: Patches, rows: range, columns: range) -> None:
+        """Compute what some of an image's patches give; other threads go on meanwhile.
+
+        Args:
+            task: Whose pointers are to memory that stays where it is.
+            rows: Which rows of patches.
+            columns: Which patches of each; the output begins with what the first one gives.
+        """
+        edges = (rows.start, rows.stop, columns.start, columns.stop)
+        self._library.stemsplit_write_patches(ctypes.byref(task), *map(ctypes.c_int64, edges))
 
     def convolve_planes(self, task: Planes, first: int, last: int) -> None:
         """Compute some rows of all channels of all images; other threads go on meanwhile.

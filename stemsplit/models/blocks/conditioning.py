@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from stemsplit.dsp.memory import is_recorded, new_image
 from stemsplit.models.blocks.framewise import by_frames
+from stemsplit.models.blocks.fusion import Part
 from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, add
 
 Work = Callable[[Tensor], Tensor]
@@ -185,7 +186,7 @@ class ConditionedBlock(nn.Module):
         self.dense = dense
         self.transform = transform
 
-    def forward(self, parts: list[Tensor], condition: Condition) -> Tensor:
+    def forward(self, parts: list[Part], condition: Condition) -> Tensor:
         """Shape: parts of (B or B * S, C_in, N, F), taken out of the list -> (B * S, C_out, N, F).
 
         B or B * S comes out where nothing tells stems apart.

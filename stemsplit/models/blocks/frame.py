@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stemsplit.models.blocks.framewise import by_frames
+from stemsplit.models.blocks.fusion import Fusion, Part, Pending
 from stemsplit.models.blocks.intermediate import build_activation
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
@@ -58,6 +59,10 @@ class Resample(nn.Module):
         result: Tensor = self.norm(self.conv(x))
         return result
 
+    def fusion(self) -> Fusion:
+        """Say what is computed. See `stemsplit.models.blocks.fusion`."""
+        return Fusion(self.conv, behind=(self.norm,))
+
     def norm_places(self) -> Iterator[NormPlace]:
         """Say what the norm reads. See `stemsplit.models.blocks.norm_places`."""
         yield behind(self.conv, self.norm)
@@ -73,6 +78,7 @@ class UNetFrame(nn.Module):
     def __init__(self, sizes: FrameSizes, build_block: BuildBlock) -> None:
         super().__init__()
         width, levels = sizes.width, sizes.levels
+        self._begin_grows = -(-width // sizes.planes)
         self.first = nn.Conv2d(sizes.planes, width, (1, 2))
         self.first_norm = nn.BatchNorm2d(width)
         self.first_activation = build_activation(sizes.first_activation)
@@ -121,8 +127,7 @@ class UNetFrame(nn.Module):
 
     def begin(self, x: Tensor) -> Tensor:
         """Make channels of planes. Shape: (B, planes, N, F) -> (B, C, N, F)."""
-        grows = -(-self.first.out_channels // self.first.in_channels)
-        return by_frames(self._begin, x, training=self.training, grows=grows)
+        return by_frames(self._begin, x, training=self.training, grows=self._begin_grows)
 
     def _begin(self, x: Tensor) -> Tensor:
         result: Tensor = self.first_activation(self.first_norm(self.first(x)))
@@ -143,8 +148,8 @@ class UNetFrame(nn.Module):
         levels = len(self.encoders)
         if place > levels:
             up, block = self.up[place - levels - 1], self.decoders[place - levels - 1]
-            parts = [by_frames(up, ended.pop(), training=self.training, grows=4)]
-            parts.append(_repeat(skips.pop(), parts[0].shape[0]))
+            songs = ended[0].shape[0]
+            parts: list[Part] = [Pending(up, ended.pop()), _repeat(skips.pop(), songs)]
         else:
             if place > 0:
                 ended.append(self.down[place - 1](ended.pop()))
@@ -156,6 +161,9 @@ class UNetFrame(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """Make planes of channels. Shape: (B, C, N, F) -> (B, planes, N, F)."""
+        return by_frames(self._finish, x, training=self.training)
+
+    def _finish(self, x: Tensor) -> Tensor:
         result: Tensor = self.last_activation(self.last(x))
         return result
 

@@ -9,7 +9,7 @@ it is called:
 
 One whose layers each read its inputs and what all layers before them gave, the newest first, and
 that gives what the last one gives, may say which these are, by a method `dense_layers`. It is
-called with its parts in a sequence:
+called with its parts in a sequence, of which the first may be `Pending`:
 
     module(parts)
 """
@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
+
+from stemsplit.models.blocks.framewise import by_frames
 
 
 class Fusion(NamedTuple):
@@ -39,3 +41,27 @@ class Fusion(NamedTuple):
     zeros: tuple[int, int, int, int] = (0, 0, 0, 0)
     gives_bare: bool = False
     takes_plus: bool = False
+
+
+class Pending(NamedTuple):
+    """What a layer makes of an image, for whoever can do with a part of it at a time.
+
+    Attributes:
+        layer: Takes frames to frames, as many or twice as many, each for itself, and bins likewise.
+        image: What it reads. Shape (B, C, N, F).
+    """
+
+    layer: nn.Module
+    image: Tensor
+
+    def compute(self) -> Tensor:
+        """Return all of it."""
+        return by_frames(self.layer, self.image, training=self.layer.training, grows=4)
+
+
+Part = Tensor | Pending
+
+
+def settle(part: Part) -> Tensor:
+    """Return an image, computed now if it has not been."""
+    return part.compute() if isinstance(part, Pending) else part

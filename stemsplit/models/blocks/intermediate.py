@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from stemsplit.dsp.memory import cat, has_channels_last, is_recorded, new_empty, new_image
 from stemsplit.models.blocks.framewise import by_frames
-from stemsplit.models.blocks.fusion import Fusion
+from stemsplit.models.blocks.fusion import Fusion, Part, settle
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
 Matrix = tuple[Tensor, Tensor | None]
@@ -112,9 +112,9 @@ class DenseConv(nn.Module):
             for index in range(layers)
         )
 
-    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+    def forward(self, parts: Sequence[Part]) -> Tensor:
         """Return the last layer's output. Shape: parts of (B, C_in, N, F) -> (B, C_out, N, F)."""
-        seen = list(parts)
+        seen = list(map(settle, parts))
         for layer in self.layers:
             # The newest first; the last output stands alone.
             seen.insert(0, layer(*seen))
@@ -311,10 +311,11 @@ class NarrowedTDF(nn.Module):
         self.tdf = tdf
         self.narrow = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
+    def forward(self, parts: list[Part]) -> Tensor:
         """Shape: parts of (B, C_in, N, F), taken out of the list -> (B, C_out, N, F)."""
-        x = parts[0] if len(parts) == 1 else cat(parts, 1)
-        parts.clear()
+        images = [settle(parts.pop(0)) for _ in range(len(parts))]
+        x = images[0] if len(images) == 1 else cat(images, 1)
+        del images
         result: Tensor = self.narrow(self.tdf(x))
         return result
 
@@ -330,7 +331,7 @@ class DenseTDF(nn.Module):
         self.dense = dense
         self.tdf = tdf
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
+    def forward(self, parts: list[Part]) -> Tensor:
         """Shape: parts of (B, C_in, N, F), taken out of the list -> (B, C_out, N, F)."""
         y = self.dense(parts)
         parts.clear()
@@ -353,7 +354,7 @@ class DenseRNN(nn.Module):
         self.rnn = rnn
         self.tdf = tdf
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
+    def forward(self, parts: list[Part]) -> Tensor:
         """Shape: parts of (B, C_in, N, F), taken out of the list -> (B, C_out, N, F)."""
         y: Tensor = self.norm(self.dense(parts))
         parts.clear()
