@@ -196,7 +196,7 @@ class StemModel(Model):
     """
 
     Config: ClassVar[type[ModelConfig]]
-    is_large: ClassVar[bool] = False
+    is_large: bool = False
 
     core: nn.Module
     chunk: ChunkPlan

@@ -184,7 +184,8 @@ class ConditionedUNetCore(nn.Module):
         Shape: (1, P, N, F) -> (1, S, P, N, F).
         """
         conditions = self._tell(1, stems)
-        shared, skips = [self.net.begin(song)], list[Tensor]()
+        shared = [self.net.begin(song)]
+        skips: list[Tensor] = []
         parting = 0
         while shared[0].shape[0] == 1 and parting < self.conditioned.start:
             self.net.step(parting, shared, skips, condition=conditions[parting])

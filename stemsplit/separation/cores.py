@@ -94,6 +94,7 @@ def make_examples(model: StemModel, *, any_length: bool) -> list[tuple[Tensor, .
     return [_make_example(model, length) for length in lengths]
 
 
+@torch.no_grad()
 def _make_example(model: StemModel, samples: int) -> tuple[Tensor, ...]:
     dice = torch.Generator().manual_seed(samples)
     noise = 0.1 * torch.randn(1, model.channels, samples, generator=dice)

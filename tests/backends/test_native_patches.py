@@ -15,9 +15,11 @@ from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.fusing import use_native_convolutions
 from stemsplit.backends.native.library import Library
 from stemsplit.backends.native.patches import NativePatches, fits_patches
+from stemsplit.backends.torch_core import TorchCore
 from stemsplit.models.blocks.frame import Resample
 from stemsplit.models.blocks.fusion import Pending
 from stemsplit.models.blocks.intermediate import DenseConv
+from stemsplit.models.unet import IntermediateBlockUNet, IntermediateBlockUNetConfig
 
 LAST = torch.channels_last
 
@@ -48,7 +50,7 @@ def test_what_comes_out(library: Library, name: str, size: tuple[int, int, int])
     layer = kind(wide_in, wide_out, **options)
     if not fits_patches(layer, library):
         side_by_side = layer.kernel_size[1] if kind is nn.ConvTranspose2d else 1
-        assert layer.out_channels * side_by_side % library.lanes, "no whole vectors come out"
+        assert layer.out_channels * side_by_side % library.patch_lanes, "no whole vectors come out"
         return
     native = NativePatches(library, layer)
     batch, height, width = size
@@ -96,9 +98,11 @@ def test_nothing_is_read_or_written_past_the_end(
         image = draw(1, wide[0], height, width)
         memory[64:-64] = image.permute(0, 2, 3, 1).flatten()
         fenced = memory[64:-64].view(1, height, width, wide[0]).permute(0, 3, 1, 2)
-        kept = []
+        kept: list[Tensor] = []
 
-        def fence(like: Tensor, shape: tuple[int, ...], kept: list[Tensor] = kept) -> Tensor:
+        def fence(
+            like: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, kept: list[Tensor] = kept
+        ) -> Tensor:
             kept.append(torch.full((torch.Size(shape).numel() + 128,), torch.nan))
             return kept[0][64:-64].view(shape)
 
@@ -196,3 +200,24 @@ def test_a_network_gets_them(library: Library, monkeypatch: pytest.MonkeyPatch) 
     net = nn.Sequential(with_norm, without, nn.Conv2d(4, 16, (1, 2)), nn.Conv2d(8, 8, 3)).eval()
     use_native_convolutions(net)
     assert [isinstance(one, NativePatches) for one in net] == [False, True, True, False]
+
+
+@torch.no_grad()
+def test_a_whole_network_in_strips(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusing, "find_library", lambda: library)
+    monkeypatch.setattr(dense, "FEWEST_COLUMNS", 8)
+    monkeypatch.setattr(dense, "MOST_COLUMNS", 16)
+    monkeypatch.setattr(dense, "MOST_SHARED", 1)
+    computed = []
+    monkeypatch.setattr(Pending, "compute", lambda self: computed.append(self))
+    config = IntermediateBlockUNetConfig(
+        ("vocals",), n_fft=128, segment_frames=16, blocks=5, width=8, layers=2
+    )
+    model = IntermediateBlockUNet(config).eval()
+    randomise(model)
+    planes = draw(1, 4, 16, 65)
+    got = TorchCore(model.core, torch.device("cpu"), "fp32")((planes,))[0]
+    assert not computed, "all went in strips"
+    monkeypatch.undo()
+    expected = copy.deepcopy(model.core).double()(planes.double())
+    assert (got - expected).norm() < 1e-5 * expected.norm()

@@ -17,7 +17,7 @@ from torch import Tensor
 from stemsplit.dsp.memory import has_channels_last
 from stemsplit.errors import CheckpointError, UnsafeWeightsError
 from stemsplit.models.base import StemModel
-from stemsplit.models.blocks import framewise
+from stemsplit.models.blocks import framewise, intermediate
 from stemsplit.models.blocks.conditioning import Attention, Condition, ConditionedBlock, LaSAFT
 from stemsplit.models.blocks.intermediate import TDF, DenseConv
 from stemsplit.models.lasaft import ConditionedUNet, ConditionedUNetConfig
@@ -124,9 +124,10 @@ def test_only_the_conditions_of_the_wanted_stems_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("frames", [1, 5, 12, 13])
+@pytest.mark.parametrize("cached", [1, 1 << 19])
 @torch.no_grad()
 def test_frames_are_transformed_a_few_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, frames: int
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, frames: int, cached: int
 ) -> None:
     torch.manual_seed(0)
     tdf = TDF(4, 10, 3 * 10, 6, "relu", bias=True, affine=True)
@@ -137,7 +138,9 @@ def test_frames_are_transformed_a_few_at_a_time(
     condition = Condition(1, torch.randn(2, 5), torch.randn(2, 4, 4), torch.randn(2, 4))
     monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", 1 << 20)
     expected = block([x], condition=condition)
-    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", frames * 4 * 10)
+    # Large matrices are applied to rows of bins, whatever the image's order.
+    monkeypatch.setattr(intermediate, "CACHED_WEIGHTS", cached)
+    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", 2 * frames * 4 * 10)
     got = block([x], condition=condition)
     assert got.shape == expected.shape == (2, 4, 12, 10)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)

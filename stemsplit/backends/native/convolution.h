@@ -59,7 +59,24 @@ typedef struct {
     float slope;      /* of the activation below zero: 1 is none, 0 a ReLU */
 } Task;
 
+/* A convolution that goes through an image by patches: patches.c. */
+typedef struct {
+    const float *in;     /* an image whose channels lie side by side */
+    i64 in_row, in_step; /* between rows; between what neighbouring products read */
+    i64 sums;            /* how many floats that is, side by side */
+    i64 in_rows;         /* of a patch that is read */
+    i64 out_rows;        /* of a patch that is written; this or the other is 1 */
+    i64 row;             /* floats that come out in each of them; whole vectors */
+    const float *kernels; /* (in_rows * out_rows, sums, row) */
+    const float *bias;    /* (row) */
+    float *out; /* an image, from what the first wanted column gives; pixels lie side by side */
+    i64 out_row;
+} Patches;
+
 void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,
                         float *workspace);
+
+void stemsplit_write_patches(const Patches *p, int64_t top, int64_t bottom, int64_t left,
+                             int64_t right);
 
 #endif

@@ -6,9 +6,11 @@
 #include "convolution.h"
 
 /* A layer, and how far it has got. Layer k reads what the layers k - 1, ..., 0 give, in this order,
-   and then the block's inputs. */
+   and then the block's inputs. The first may be what gives one of these, by patches. */
 typedef struct {
     Task *task;
+    Patches *patches; /* null for a convolution. Of the task, the rest is then the output alone; a
+                         tile's rows and columns are whole patches */
     i64 block;     /* tiles that are computed at once */
     i64 lead;      /* how many rows it is ahead of the last layer, and columns wider on each side */
     float *window; /* the rows of its output that are still to be read, of the columns from
@@ -29,10 +31,17 @@ static void aim(Layer *layers, i64 count, i64 place) {
 /* Compute the rows before `end`, or all there are. */
 static void go_on(Layer *layer, i64 end, float *workspace) {
     const Task *task = layer->task;
+    Patches *patches = layer->patches;
     const i64 across = (task->right - task->left + TILE - 1) / TILE;
     if (end > task->grid_rows) end = task->grid_rows;
     if (end <= layer->done) return;
-    stemsplit_convolve(task, layer->done / TILE * across, (end + TILE - 1) / TILE * across,
+    if (patches) {
+        const i64 down = patches->out_rows, wide = patches->row / task->out.pixel;
+        patches->out = layer->window - layer->first * patches->out_row;
+        stemsplit_write_patches(patches, layer->done / down, end / down, task->left / wide,
+                                task->right / wide);
+    } else
+        stemsplit_convolve(task, layer->done / TILE * across, (end + TILE - 1) / TILE * across,
                        layer->block, workspace);
     layer->done = end;
 }

@@ -4,7 +4,7 @@ Every layer reads what all before it gave. Computed one by one, all of these ima
 once; here each layer follows the one before it down a strip of the image, by a tile's height, and
 what is kept are the rows that the last layer has not got to: few enough to stay in a core's own
 cache. The results are the same to the last bit. What a U-Net brings up from the level below is
-computed for each strip, too, and is never there as a whole.
+computed in step with them, too, and is never there as a whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
-from stemsplit.backends.native.library import Layer
+from stemsplit.backends.native.library import Layer, Patches, Task
 from stemsplit.backends.native.patches import NativePatches
 from stemsplit.backends.native.threads import run_together
 from stemsplit.dsp.memory import new_empty
@@ -83,7 +83,7 @@ class NativeDense(nn.Module):
         patches = None
         if not isinstance(lead, Tensor):
             if goes_in_strips and _has_patches(lead):
-                patches = _Patches(lead, images[0])
+                patches = _Patches(lead, turn(images[0]))
             else:
                 images.insert(0, lead.compute())
         if not goes_in_strips:
@@ -110,13 +110,13 @@ class NativeDense(nn.Module):
 
 
 def _has_patches(part: Pending) -> bool:
-    """Tell whether a part can be computed for some columns alone."""
+    """Tell whether a part can be computed in step with the layers: tiles are whole patches."""
     spreads = part.layer.spreads if isinstance(part.layer, NativePatches) else None
-    return spreads is not None and TILE % spreads[1] == 0
+    return spreads is not None and all(TILE % step == 0 for step in spreads)
 
 
 class _Patches:
-    """A part of which a strip at a time is computed.
+    """A part that goes before the layers, and gives as many rows at once as they do.
 
     Attributes:
         like: Of its shape and numbers, for those who ask; what is in it is another's.
@@ -136,23 +136,24 @@ class _Patches:
         assert isinstance(layer, NativePatches), "`_has_patches` has said so"
         assert layer.spreads is not None, "as above"
         self._layer, self._image = layer, layer.turn(part.image)
-        down, self._across = layer.spreads
-        size = [part.image.shape[2] * down, part.image.shape[3] * self._across]
+        sizes = zip(part.image.shape[2:], layer.spreads, strict=True)
+        size = [length * step for length, step in sizes]
         if size != list(beside.shape[2:]) or len(part.image) != 1:
             raise ValueError(f"parts of different sizes: {size} and {list(beside.shape[2:])}")
-        self.like = beside[:, :1].expand(-1, self._layer.channels, -1, -1)
+        self.like = beside[:, :1].expand(-1, layer.channels, -1, -1)
 
-    def new_strip(self, columns: int) -> Tensor:
-        """Return memory for so many columns. Shape (1, C, H, columns)."""
-        height, channels = self.like.shape[2], self._layer.channels
+    def new_window(self, rows: int, columns: int) -> Tensor:
+        """Return memory for a part of it. Shape (1, C, rows, columns)."""
         # One row more, which is not seen: vectors may be read past the last pixel.
-        pixels = new_empty(self._image, (1, height + 1, columns, channels))
-        return pixels[:, :height].permute(0, 3, 1, 2)
+        pixels = new_empty(self._image, (1, rows + 1, columns, self._layer.channels))
+        return pixels[:, :rows].permute(0, 3, 1, 2)
 
-    def write(self, strip: Tensor, columns: range) -> None:
-        """Compute columns, the first and the last of which begin and end patches."""
-        read = range(columns.start // self._across, columns.stop // self._across)
-        self._layer.write(self._image, read, strip[0].permute(1, 2, 0))
+    def describe(self, window: Tensor) -> tuple[Task, Patches]:
+        """Tell C to compute it. The task says where it goes, and how much of it there is."""
+        *_, height, width = self.like.shape
+        task = Task(grid_rows=height, grid_columns=width)
+        task.out.row, task.out.pixel = window.stride()[2:]
+        return task, self._layer.describe(self._image, window[0].permute(1, 2, 0))
 
 
 class _Run:
@@ -177,27 +178,29 @@ class _Run:
         """
         self._library = layers[0].library
         *_, height, width = out.shape
-        self._width = width
-        self._patches, self._strip = patches, None
+        self._floats = 0
+        self._layers: list[Layer] = []
         # What C is told the addresses of.
         self._images = list(parts)
+
+        def find_size(lead: int) -> tuple[int, int]:
+            return min(height, ROWS_AT_ONCE + lead + 1), min(width, widest + 2 * lead)
+
         if patches is not None:
-            self._strip = patches.new_strip(min(width, widest + 2 * TILE * len(layers)))
-            self._images.insert(0, self._strip)
-        self._layers: list[Layer] = []
-        self._floats = 0
+            lead = TILE * len(layers)
+            window = patches.new_window(*find_size(lead))
+            described = map(ctypes.pointer, patches.describe(window))
+            self._layers.append(Layer(*described, 0, lead, window.data_ptr()))
+            self._images.insert(0, window)
         for place, layer in enumerate(layers):
             lead = TILE * (len(layers) - 1 - place)
-            columns = min(width, widest + 2 * lead)
-            goal = out
-            if lead:
-                rows = min(height, ROWS_AT_ONCE + lead + 1)
-                goal = layer.new_window(parts[0], rows, columns)
+            rows, columns = find_size(lead)
+            goal = layer.new_window(parts[0], rows, columns) if lead else out
             task = layer.describe(self._images, (height, width), goal)
             block = layer.find_block(task, ROWS_AT_ONCE // TILE * -(-columns // TILE), 1)
             self._floats = max(self._floats, self._library.count_floats(task, block))
-            window = goal.data_ptr() if lead else None
-            self._layers.append(Layer(ctypes.pointer(task), block, lead, window))
+            place_of = goal.data_ptr() if lead else None
+            self._layers.append(Layer(ctypes.pointer(task), None, block, lead, place_of))
             self._images.insert(0, goal)
 
     def follow(self, strips: deque[range]) -> None:
@@ -211,19 +214,7 @@ class _Run:
                 task = layer.task.contents
                 task.left = max(0, strip.start - layer.lead)
                 task.right = min(task.grid_columns, strip.stop + layer.lead)
-            if self._patches is not None and self._strip is not None:
-                self._write(self._patches, self._strip, strip)
             self._library.follow(self._layers, ROWS_AT_ONCE, find_workspace(self._floats))
-
-    def _write(self, patches: _Patches, to: Tensor, strip: range) -> None:
-        """Compute what the layers read of the first part, and tell them where it would begin."""
-        reach = TILE * len(self._layers)
-        columns = range(max(0, strip.start - reach), min(self._width, strip.stop + reach))
-        patches.write(to, columns)
-        begin = to.data_ptr() - columns.start * to.stride(3) * to.element_size()
-        for place, layer in enumerate(self._layers):
-            # Behind what the layers before it gave.
-            layer.task.contents.source[place].pixels = begin
 
 
 def _take(strips: deque[range]) -> range | None:

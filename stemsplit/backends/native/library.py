@@ -23,7 +23,7 @@ VARIABLE = "STEMSPLIT_NATIVE"
 _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 
 _FUNCTIONS = {
-    **dict.fromkeys(("lanes", "halves"), ctypes.c_int32),
+    **dict.fromkeys(("lanes", "patch_lanes", "halves"), ctypes.c_int32),
     **dict.fromkeys(("task_size", "layer_size", "patches_size", "planes_size"), ctypes.c_int64),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
     **dict.fromkeys(("pack", "convolve_beside", "follow", "write_patches", "convolve_planes")),
@@ -79,19 +79,8 @@ class Task(ctypes.Structure):
     )
 
 
-class Layer(ctypes.Structure):
-    """A layer of a dense block, and how far it has got. See `dense.c`."""
-
-    _fields_ = (
-        ("task", ctypes.POINTER(Task)),
-        *((name, ctypes.c_int64) for name in ("block", "lead")),
-        ("window", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("first", "done")),
-    )
-
-
 class Patches(ctypes.Structure):
-    """All that a convolution is told that goes through an image by patches. See `patches.c`."""
+    """All that a convolution is told that goes through an image by patches. See `convolution.h`."""
 
     _fields_ = (
         ("input", ctypes.c_void_p),
@@ -101,6 +90,18 @@ class Patches(ctypes.Structure):
         ),
         *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),
         ("out_row", ctypes.c_int64),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A layer of a dense block, and how far it has got. See `dense.c`."""
+
+    _fields_ = (
+        ("task", ctypes.POINTER(Task)),
+        ("patches", ctypes.POINTER(Patches)),
+        *((name, ctypes.c_int64) for name in ("block", "lead")),
+        ("window", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("first", "done")),
     )
 
 
@@ -124,6 +125,7 @@ class Library:
 
     Attributes:
         lanes: How many numbers its vectors hold.
+        patch_lanes: And those of `patches.c`.
         halves: Whether this processor takes them in two steps.
     """
 
@@ -152,6 +154,7 @@ class Library:
         if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes))):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
+        self.patch_lanes: int = library.stemsplit_patch_lanes()
         self.halves = bool(library.stemsplit_halves())
         self._library = library
 

@@ -6,37 +6,30 @@
 #include "convolution.h"
 
 /* What is computed at once: vectors of outputs, for some neighbouring pixels. */
-enum { VECTORS = 6, PIXELS = 4 };
+enum { WIDE = LANES < 8 ? LANES : 8, VECTORS = 6, PIXELS = 4 };
 
-typedef struct {
-    const float *in;     /* an image whose channels lie side by side */
-    i64 in_row, in_step; /* between rows; between what neighbouring products read */
-    i64 sums;            /* how many floats that is, side by side */
-    i64 in_rows;         /* of a patch that is read */
-    i64 out_rows;        /* of a patch that is written; this or the other is 1 */
-    i64 row;             /* floats that come out in each of them; whole vectors */
-    const float *kernels; /* (in_rows * out_rows, sums, row) */
-    const float *bias;    /* (row) */
-    float *out; /* an image, from what the first wanted column gives; pixels lie side by side */
-    i64 out_row;
-} Patches;
+/* Of few numbers, so that few channels fill them: the same layers are computed here with long vectors
+   as with short ones. */
+typedef float some __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
+
+KERNEL int32_t stemsplit_patch_lanes(void) { return WIDE; }
 
 KERNEL int64_t stemsplit_patches_size(void) { return sizeof(Patches); }
 
 /* Add products to what is there. Both numbers are constants where this is inlined. */
 INLINE void add(const Patches *p, const float *in, const float *kernel, const float *before,
                 const i64 before_step, float *out, const int vectors, const int pixels) {
-    vec sums[PIXELS][VECTORS];
+    some sums[PIXELS][VECTORS];
     UNROLL for (int v = 0; v < vectors; v++)
         UNROLL for (int n = 0; n < pixels; n++)
-            sums[n][v] = ((const vec *)(before + n * before_step))[v];
+            sums[n][v] = ((const some *)(before + n * before_step))[v];
     for (i64 k = 0; k < p->sums; k++, kernel += p->row)
         UNROLL for (int v = 0; v < vectors; v++) {
-            const vec taps = ((const vec *)kernel)[v];
+            const some taps = ((const some *)kernel)[v];
             UNROLL for (int n = 0; n < pixels; n++) sums[n][v] += in[n * p->in_step + k] * taps;
         }
     UNROLL for (int v = 0; v < vectors; v++)
-        UNROLL for (int n = 0; n < pixels; n++) ((vec *)(out + n * p->row))[v] = sums[n][v];
+        UNROLL for (int n = 0; n < pixels; n++) ((some *)(out + n * p->row))[v] = sums[n][v];
 }
 
 /* Add one row's products to the bias, or to what is there. */
@@ -44,7 +37,7 @@ static void add_row(const Patches *p, const float *in, const float *kernel, floa
                     i64 columns, int is_first) {
     const i64 step = is_first ? 0 : p->row;
     for (i64 at = 0; at < p->row;) {
-        const i64 left = (p->row - at) / LANES;
+        const i64 left = (p->row - at) / WIDE;
         const int vectors = left % 3 ? 1 : left >= VECTORS && left % VECTORS == 0 ? VECTORS : 3;
         const int most = vectors == VECTORS ? 2 : PIXELS;
         for (i64 column = 0; column < columns;) {
@@ -58,7 +51,7 @@ static void add_row(const Patches *p, const float *in, const float *kernel, floa
             else pixels == PIXELS ? ADD(1, PIXELS) : ADD(1, 1);
             column += pixels;
         }
-        at += vectors * LANES;
+        at += vectors * WIDE;
     }
 }
 

@@ -13,7 +13,7 @@ from stemsplit.backends.native.threads import run_shares
 from stemsplit.dsp.memory import new_empty
 
 MOST_KERNEL_BYTES = 1 << 15
-"""Of a patch's row: they are read for every few pixels, and have to stay in the nearest cache."""
+"""Of a patch's row: they are read for every few pixels, and have to stay in a near cache."""
 FEWEST_ROWS = 4
 """For a thread."""
 
@@ -33,7 +33,7 @@ def fits_patches(layer: nn.Module, library: Library) -> TypeGuard[nn.Conv2d | nn
     return (
         stride == (tall, wide if is_transposed else stride[1])
         and tall * wide > 1
-        and row % library.lanes == 0
+        and row % library.patch_lanes == 0
         and 4 * row * sums <= MOST_KERNEL_BYTES
         and layer.weight.dtype == torch.float32
         and layer.groups == 1
@@ -83,19 +83,17 @@ class NativePatches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out)."""
-        images = [self.turn(image) for image in x.split(1)]
         rows = x.shape[2] // self._reads[0]
         columns = (x.shape[3] - self._reads[1]) // self._step + 1
         down, across = self.spreads or (1, 1)
-        size = (len(images), rows * down, columns * across, self.channels)
-        out = new_empty(images[0], size)
-        for image, pixels in zip(images, out, strict=True):
-            work = partial(self._write_rows, image, range(columns), pixels)
+        out = new_empty(x, (len(x), rows * down, columns * across, self.channels), torch.float32)
+        for image, pixels in zip(map(self.turn, x.split(1)), out, strict=True):
+            work = partial(self._write_rows, self.describe(image, pixels), range(columns))
             run_shares(work, rows, FEWEST_ROWS)
         return out.permute(0, 3, 1, 2)
 
     def turn(self, image: Tensor) -> Tensor:
-        """Return an image as `write` reads it: pixels side by side. Shape: (1, C_in, H, W).
+        """Return an image as C reads it: pixels side by side. Shape: (1, C_in, H, W).
 
         Raises:
             ValueError: It is none that this layer takes.
@@ -115,23 +113,20 @@ class NativePatches(nn.Module):
         turned = image.permute(0, 2, 3, 1)
         return new_empty(image, turned.shape).copy_(turned).permute(0, 3, 1, 2)
 
-    def write(self, image: Tensor, columns: range, out: Tensor) -> None:
-        """Write what some columns become, all rows of them.
+    def describe(self, image: Tensor, out: Tensor) -> Patches:
+        """Tell C to compute what an image becomes.
 
         Args:
             image: From `turn`. Shape (1, C_in, H, W).
-            columns: Which.
-            out: From the first on. Shape (H_out, columns, C_out), a row's pixels side by side.
+            out: Pixels of a row side by side. Shape (H_out, W_out, C_out), or rows and columns of
+                that, whose place C is told otherwise.
         """
-        self._write_rows(image, columns, out, 0, image.shape[2] // self._reads[0])
-
-    def _write_rows(
-        self, image: Tensor, columns: range, out: Tensor, top: int, bottom: int
-    ) -> None:
-        task = Patches(
+        return Patches(
             *(image.data_ptr(), image.stride(2), self._step * image.stride(3)),
             *(self.kernels.shape[1], self._reads[0], (self.spreads or (1, 1))[0]),
             *(self.bias.numel(), *(one.data_ptr() for one in (self.kernels, self.bias, out))),
             out.stride(0),
         )
+
+    def _write_rows(self, task: Patches, columns: range, top: int, bottom: int) -> None:
         self._library.write_patches(task, range(top, bottom), columns)

@@ -124,8 +124,9 @@ def _add_share(total: Tensor | None, share: Tensor, spectra: Tensor) -> Tensor:
     Returns:
         Shape (B, S, C, N, F).
     """
-    shares = share.view(-1, 1, 1, 1)
-    if is_recorded(share, spectra) or spectra.dtype != share.dtype:
+    # In numbers of one type: on some devices shares stay in float32 where all else is lowered.
+    shares = share.to(spectra.dtype).view(-1, 1, 1, 1)
+    if is_recorded(share, spectra):
         own = shares * spectra
         return own if total is None else total + own
     if total is not None:

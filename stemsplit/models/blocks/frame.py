@@ -114,7 +114,8 @@ class UNetFrame(nn.Module):
         Returns:
             Shape (B', planes, N, F).
         """
-        ended, skips = [self.begin(x)], list[Tensor]()
+        ended = [self.begin(x)]
+        skips: list[Tensor] = []
         for place in range(self.blocks):
             told = {} if conditions is None else {"condition": conditions[place]}
             self.step(place, ended, skips, **told)

@@ -8,7 +8,7 @@ TDC      time-distributed convolutions: the same over frequency alone, each fram
 TDF      time-distributed fully-connected layers: each frame's bins mixed by one or two matrices
 
 A block reads its input in any number of parts, as if their channels stood side by side. It gets
-them in a list, and takes them out as soon as it has read them: nothing else holds on to them.
+them in a list, which nothing else holds on to, and takes them out where it goes on without them.
 
 Letters in shapes: B batch, C channels, N frames, F frequency bins of this level.
 """
@@ -208,7 +208,7 @@ def add(x: Tensor, added: Tensor, songs: int = 1) -> Tensor:
     """Return x plus what was made of it, in the order of axes that x has in memory.
 
     Args:
-        x: Shape (B, ...), songs fastest where there are several for each of them.
+        x: Shape (B, C, N, F), all of a song's one after the other.
         added: May be changed. Shape (B', C, N, F), as many times B for every song.
         songs: How many.
 

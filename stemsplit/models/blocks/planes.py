@@ -30,9 +30,9 @@ def to_planes(spectrum: Tensor, kind: Kind) -> Tensor:
     if kind == "magnitude":
         return magnitudes(spectrum).transpose(2, 3)
     parts = torch.view_as_real(spectrum).permute(0, 3, 2, 4, 1)
-    if spectrum.device.type != "cpu":
+    if spectrum.device.type != "cpu" or torch.is_grad_enabled():
         return parts.permute(0, 3, 4, 1, 2).flatten(1, 2)
-    # Side by side, as convolutions on a processor read them.
+    # Side by side, as convolutions on a processor read them in use.
     planes = new_empty(parts, (*parts.shape[:3], parts.shape[3:].numel()))
     planes.view(parts.shape).copy_(parts)
     return planes.permute(0, 3, 1, 2)
