@@ -43,7 +43,7 @@ def build(name: str) -> StemModel:
     kind = find_architecture(name)
     for stems in (("vocals",), ("vocals", "drums", "bass", "other")):
         torch.manual_seed(0)
-        model = kind(kind.Config(stems)).eval().requires_grad_(False)
+        model = kind(kind.Config(stems)).eval()
         if len(stems) >= model.fewest_stems:
             break
     return model

@@ -311,8 +311,6 @@ class IntermediateBlockUNet(SpectrogramUNet):
         else:
             edge = math.ceil(max(config.trim_samples, config.n_fft) / hop)
             super().__init__(config, edge, min(RAMP_FRAMES, config.segment_frames // 8))
-        # What goes bin by bin through matrices or a GRU keeps fewer cores busy.
-        self.is_large = config.block in ("tfc", "tdc", "tfc-tdf")
         if config.framing == "neighbours":
             self.outer_frames = config.n_fft // 2 // hop
             window = self.chunk.samples + config.n_fft

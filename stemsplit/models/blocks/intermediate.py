@@ -161,7 +161,11 @@ class LinearLayer(nn.Module):
         Args:
             latents: How many spectra.
         """
-        weight, bias = self.linear.weight, self.linear.bias
+        weight: Tensor = self.linear.weight
+        bias: Tensor | None = self.linear.bias
+        if not torch.is_grad_enabled():
+            # A part of a parameter would ask for gradients even so.
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
         if torch.is_autocast_enabled(weight.device.type):
             # Once, instead of for every few frames.
             weight = weight.to(torch.get_autocast_dtype(weight.device.type))
