@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,10 @@ def test_the_driver_dies_and_another_goes_on(nodes: Any):
                 first.kill()
                 break
     assert first.returncode == -signal.SIGKILL
+    # Its workers end a moment later, and until then files may go that have just been seen.
+    ends = time.monotonic() + 30
+    while find_workers() and time.monotonic() < ends:
+        time.sleep(0.1)
     left = strip("out")
     with begin_command(nodes.address) as second:
         assert second.stdout is not None
