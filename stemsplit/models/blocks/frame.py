@@ -51,11 +51,17 @@ class Resample(nn.Module):
 
     def __init__(self, kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], width: int, s: int):
         super().__init__()
+        self._goes_up = issubclass(kind, nn.ConvTranspose2d)
         self.conv = kind(width, width, (s, 2), stride=(s, 2))
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, N, F) -> (B, C, N / s, F / 2) down; up the other way."""
+        if self._goes_up:
+            return by_frames(self._resample, x, training=self.training, grows=4)
+        return self._resample(x)
+
+    def _resample(self, x: Tensor) -> Tensor:
         result: Tensor = self.norm(self.conv(x))
         return result
 

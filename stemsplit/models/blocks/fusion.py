@@ -20,8 +20,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from stemsplit.models.blocks.framewise import by_frames
-
 
 class Fusion(NamedTuple):
     """A convolution with what stands before and behind it.
@@ -47,7 +45,7 @@ class Pending(NamedTuple):
     """What a layer makes of an image, for whoever can do with a part of it at a time.
 
     Attributes:
-        layer: Takes frames to frames, as many or twice as many, each for itself, and bins likewise.
+        layer: Every pixel that it gives comes of one alone.
         image: What it reads. Shape (B, C, N, F).
     """
 
@@ -56,7 +54,8 @@ class Pending(NamedTuple):
 
     def compute(self) -> Tensor:
         """Return all of it."""
-        return by_frames(self.layer, self.image, training=self.layer.training, grows=4)
+        result: Tensor = self.layer(self.image)
+        return result
 
 
 Part = Tensor | Pending
