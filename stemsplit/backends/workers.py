@@ -12,6 +12,7 @@ import torch
 from typing_extensions import ParamSpec
 
 from stemsplit.dsp.memory import use_own_arena
+from stemsplit.dsp.threads import set_own_threads
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -38,16 +39,6 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
     if device.type != "cpu" or threads == 1 or (is_large and threads <= FEW_THREADS):
         return 1
     return 2
-
-
-def set_own_threads(count: int) -> None:
-    """Set torch's number of threads for the calling thread, whatever others set meanwhile.
-
-    A thread that has never asked torch for its number takes, when it first does, the one that any
-    thread has set last (ATen/ParallelOpenMP.cpp, `lazy_init_num_threads`). So it asks before.
-    """
-    torch.get_num_threads()
-    torch.set_num_threads(count)
 
 
 def _begin_worker(threads: int) -> None:

@@ -105,7 +105,7 @@ class _Actor:
 
     def work(self, song: Song) -> Ending:
         """Do a song. Songs are in threads of their own, which have to be told their share."""
-        from stemsplit.backends.workers import set_own_threads
+        from stemsplit.dsp.threads import set_own_threads
 
         set_own_threads(self._task.options.threads or 1)
         assert self._worker is not None, "songs come after `prepare`"

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stemsplit.backends.workers import set_own_threads, wait_for
+from stemsplit.backends.workers import wait_for
 from stemsplit.batch.catalogue import Song
 from stemsplit.batch.crash_report import contain
 from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Status, Task
 from stemsplit.batch.order import Order
+from stemsplit.dsp.threads import set_own_threads
 from stemsplit.errors import CancelledError, StemsplitError, UsageError
 from stemsplit.separation.files import FileOptions, Job, separate_file
 

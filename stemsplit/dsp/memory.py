@@ -18,7 +18,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +191,10 @@ class Arena:
 class _Arenas(threading.local):
     """The calling thread's arena: the one that all have in common, or its own."""
 
-    lease: _Lease | None = None
+    lease: Lease | None = None
 
 
-class _Lease:
+class Lease:
     """A thread's own arena, which the next thread takes over when it ends."""
 
     def __init__(self) -> None:
@@ -225,7 +225,26 @@ if hasattr(os, "register_at_fork"):
 
 def use_own_arena() -> None:
     """Give the calling thread an arena of its own until it ends; another takes it over then."""
-    _OWN.lease = _OWN.lease or _Lease()
+    _OWN.lease = _OWN.lease or Lease()
+
+
+def current_lease() -> Lease | None:
+    """Return what the calling thread has of an arena of its own, if it has one."""
+    return _OWN.lease
+
+
+@contextlib.contextmanager
+def use_lease(lease: Lease | None) -> Iterator[None]:
+    """Let the calling thread take arrays where another does, which waits for it.
+
+    Args:
+        lease: The other's `current_lease`.
+    """
+    own, _OWN.lease = _OWN.lease, lease
+    try:
+        yield
+    finally:
+        _OWN.lease = own
 
 
 def release() -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from stemsplit.backends.choice import find_backend
 from stemsplit.backends.compiled_core import CompiledCore
 from stemsplit.backends.one_item import Tensors
-from stemsplit.backends.workers import set_own_threads
+from stemsplit.dsp.threads import set_own_threads
 from stemsplit.errors import DeviceError
 from stemsplit.models.base import StemModel
 from stemsplit.models.catalogue import find_architecture

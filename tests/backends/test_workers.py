@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from stemsplit.backends.workers import Workers, count_workers, set_own_threads, wait_for
+from stemsplit.backends.workers import Workers, count_workers, wait_for
 from stemsplit.dsp import memory
+from stemsplit.dsp.threads import set_own_threads
 
 CPU = torch.device("cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -63,6 +64,27 @@ def test_what_grows_goes_fewer_at_a_time() -> None:
 
     by_frames(work, torch.zeros(2, 3, 10, 8), training=False, grows=2)
     assert max(seen) == 2
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("name", WORKS)
+@torch.no_grad()
+def test_threads_share_the_pieces(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framewise, "FEWEST_NUMBERS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x = torch.randn(2, 3, 13, 8)
+    seen: list[int] = []
+
+    def work(part: Tensor) -> Tensor:
+        if part.shape[2] > 1:
+            time.sleep(0.02)  # the last piece, the shortest, is the first to be there
+        seen.append(part.shape[2])
+        return WORKS[name](part)
+
+    assert torch.equal(by_frames(work, x, training=False), WORKS[name](x))
+    assert sum(seen) == 13
+    assert len(seen) >= threads
+    assert max(seen) <= 5
 
 
 def test_norms_in_training_and_gradients_see_all_frames() -> None:

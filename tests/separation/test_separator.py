@@ -12,8 +12,9 @@ from linear_model import LinearModel
 from torch import Tensor
 
 from stemsplit.backends.choice import Core
-from stemsplit.backends.workers import Workers, set_own_threads, wait_for
+from stemsplit.backends.workers import Workers, wait_for
 from stemsplit.dsp import memory
+from stemsplit.dsp.threads import set_own_threads
 from stemsplit.errors import (
     DecodeError,
     EmptyAudioError,

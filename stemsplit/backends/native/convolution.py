@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from stemsplit.backends.native.geometry import Geometry, Grid, cut_kernels
 from stemsplit.backends.native.library import Image, Library, Source, Target, Task
-from stemsplit.backends.native.threads import count_threads, run_together
 from stemsplit.dsp.memory import new_empty
+from stemsplit.dsp.threads import count_threads, run_together
 
 TILE = 4
 BLOCK_FLOATS = 128 * 1024

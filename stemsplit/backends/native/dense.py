@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
 from stemsplit.backends.native.library import Layer, Patches, Task
 from stemsplit.backends.native.patches import NativePatches
-from stemsplit.backends.native.threads import run_together
 from stemsplit.dsp.memory import new_empty
+from stemsplit.dsp.threads import run_together
 
 ROWS_AT_ONCE = 8
 """Of a layer, before the next one's turn: divisible by `TILE`."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stemsplit.backends.native.library import Library, Patches
-from stemsplit.backends.native.threads import run_shares
 from stemsplit.dsp.memory import new_empty
+from stemsplit.dsp.threads import run_shares
 
 MOST_KERNEL_BYTES = 1 << 15
 """Of a patch's row: they are read for every few pixels, and have to stay in a near cache."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from typing_extensions import TypeIs
 
 from stemsplit.backends.native.library import Library, Planes
-from stemsplit.backends.native.threads import run_shares
 from stemsplit.dsp.memory import new_empty
+from stemsplit.dsp.threads import run_shares
 
 MOST_CHANNELS = 4
 """That go out: more fill a vector."""

@@ -7,15 +7,20 @@ processor's cache. So it is with recurrent layers over many sequences.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from stemsplit.dsp.memory import is_recorded, new_image
+from stemsplit.dsp.threads import run_pieces
 
 NUMBERS_AT_ONCE = 1 << 20
 """Of what comes out: 4 MiB. Matrices are read once for each."""
+FEWEST_NUMBERS = 1 << 16
+"""Of what comes out, that are worth a thread."""
 SEQUENCE_NUMBERS_AT_ONCE = 1 << 19
 """Of what goes in: a recurrent layer makes about ten of each."""
 
@@ -43,23 +48,32 @@ def by_frames(
     if _is_whole(x, training):
         return work(x)
     frames = x.shape[2]
-    step = max(1, NUMBERS_AT_ONCE // (grows * x[:, :, :1].numel()))
+    per_frame = grows * x[:, :, :1].numel()
+    pieces = -(-frames // max(1, NUMBERS_AT_ONCE // per_frame))
+    threads = 1 if torch.is_grad_enabled() else torch.get_num_threads()
+    if frames * per_frame >= threads * FEWEST_NUMBERS:
+        pieces = -(-pieces // threads) * threads
+    step = -(-frames // pieces)
     if frames <= step:
         return work(x)
     may_replace = may_replace and not torch.is_grad_enabled()
-    whole: Tensor | None = None
-    for start in range(0, frames, step):
+    goal: list[Tensor] = []
+    first_of_all = threading.Lock()
+
+    def run(start: int) -> None:
         part = x[:, :, start : start + step]
         given = work(part)
-        if whole is None:
-            fits = given.shape == part.shape and given.dtype == x.dtype
-            batch, channels, count, bins = given.shape
-            shape = (batch, channels, frames * count // step, bins)
-            whole = x if may_replace and fits else new_image(given, shape)
-        first = start * whole.shape[2] // frames
-        whole[:, :, first : first + given.shape[2]] = given
-    assert whole is not None, "there are frames"
-    return whole
+        batch, channels, count, bins = given.shape
+        with first_of_all:
+            if not goal:
+                fits = given.shape == part.shape and given.dtype == x.dtype
+                shape = (batch, channels, frames * count // part.shape[2], bins)
+                goal.append(x if may_replace and fits else new_image(given, shape))
+        first = start * goal[0].shape[2] // frames
+        goal[0][:, :, first : first + count] = given
+
+    run_pieces([partial(run, start) for start in range(0, frames, step)])
+    return goal[0]
 
 
 def by_sequences(work: Callable[[Tensor], Tensor], x: Tensor, *, training: bool) -> Tensor:

@@ -1,0 +1,136 @@
+"""Threads that share the work of one chunk: as many as the caller has of torch's."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from stemsplit.dsp.memory import current_lease, use_lease
+
+_LOCK = threading.Lock()
+_POOL: ThreadPoolExecutor | None = None
+
+
+def set_own_threads(count: int) -> None:
+    """Set torch's number of threads for the calling thread, whatever others set meanwhile.
+
+    A thread that has never asked torch for its number takes, when it first does, the one that any
+    thread has set last (ATen/ParallelOpenMP.cpp, `lazy_init_num_threads`). So it asks before.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
+def count_threads(count: int, fewest: int) -> int:
+    """Return how many threads a number of things are worth, of those that torch has.
+
+    Args:
+        count: How many there are.
+        fewest: That are worth a thread.
+    """
+    return max(1, min(torch.get_num_threads(), -(-count // fewest)))
+
+
+def run_shares(work: Callable[[int, int], object], count: int, fewest: int) -> None:
+    """Do a number of things, each thread a run of them.
+
+    Args:
+        work: Takes the first thing and the one behind the last.
+        count: How many there are.
+        fewest: That are worth a thread.
+    """
+    threads = count_threads(count, fewest)
+    edges = [count * place // threads for place in range(threads + 1)]
+    run_together([partial(work, *share) for share in pairwise(edges)])
+
+
+def run_together(works: Sequence[Callable[[], object]]) -> None:
+    """Do pieces of work, each in a thread of its own, the last of them in the caller's.
+
+    Args:
+        works: At least one. An error of any of them is raised when all are through.
+    """
+    *others, own = works
+    runs: list[Future[object]] = []
+    try:
+        for work in others:
+            runs.append(_find_pool().submit(work))
+        own()
+    finally:
+        _wait_for_all(runs)
+    for run in runs:
+        run.result()
+
+
+def run_pieces(works: Sequence[Callable[[], object]]) -> None:
+    """Do pieces of work that torch computes, each of them by one thread.
+
+    Torch's own way, all threads on every step of it, has them wait for one another at every step.
+
+    Args:
+        works: They compute without gradients. Arrays of theirs lie among the caller's. An error of
+            any of them is raised when all are through.
+    """
+    if len(works) == 1 or torch.get_num_threads() == 1:
+        for work in works:
+            work()
+        return
+    lease = current_lease()
+    is_lowered = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu")
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run(work: Callable[[], object]) -> None:
+        # By hand: the end of a `with torch.autocast` clears what all threads have lowered.
+        torch.set_autocast_enabled("cpu", is_lowered)
+        torch.set_autocast_dtype("cpu", dtype)
+        with torch.inference_mode(is_inference), torch.no_grad(), use_lease(lease):
+            work()
+
+    runs: list[Future[None]] = []
+    try:
+        for work in works:
+            runs.append(_find_pool().submit(run, work))
+    finally:
+        _wait_for_all(runs)
+    for one in runs:
+        one.result()
+
+
+def _wait_for_all(runs: Sequence[Future[Any]]) -> None:
+    """Wait, whatever stops the caller: what they write to stays until the last is through."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            wait(runs)
+        except KeyboardInterrupt as error:
+            interrupt = error
+            continue
+        break
+    if interrupt is not None:
+        raise interrupt
+
+
+def _find_pool() -> ThreadPoolExecutor:
+    """Return the threads, begun when first needed."""
+    global _POOL
+    with _LOCK:
+        if _POOL is None:
+            _POOL = ThreadPoolExecutor(os.cpu_count(), "pieces", initializer=_begin)
+        return _POOL
+
+
+def _begin() -> None:
+    """Have torch use this thread alone here, and let threads to come take the number they would."""
+    count = torch.get_num_threads()
+    set_own_threads(1)
+    other = threading.Thread(target=set_own_threads, args=(count,))
+    other.start()
+    other.join()
