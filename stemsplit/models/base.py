@@ -230,6 +230,14 @@ class StemModel(Model):
             Shape (B, S, C, T).
         """
 
+    def lighten(self, carry: Any) -> Any:
+        """Return what `decode` reads of all that `encode` put aside, without a post-filter.
+
+        Args:
+            carry: From `encode`; nothing of it is changed.
+        """
+        return carry
+
     def run_core(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Run the core and return its outputs as a tuple, however many there are."""
         outputs = self.core(*inputs)

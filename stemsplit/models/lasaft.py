@@ -184,7 +184,7 @@ class ConditionedUNetCore(nn.Module):
         Shape: (1, P, N, F) -> (1, S, P, N, F).
         """
         conditions = self._tell(1, stems)
-        shared = [self.net.begin(song)]
+        shared = [song]
         skips: list[Tensor] = []
         parting = 0
         while shared[0].shape[0] == 1 and parting < self.conditioned.start:
@@ -233,7 +233,6 @@ class ConditionedUNet(SpectrogramUNet):
     Config = ConditionedUNetConfig
     config: ConditionedUNetConfig
     core: ConditionedUNetCore
-    is_large = True
 
     def __init__(self, config: ConditionedUNetConfig) -> None:
         edge = math.ceil(max(config.trim_samples, config.n_fft) / config.hop_length)

@@ -143,6 +143,7 @@ class SpectrogramUNet(SpectralModel):
     config: SpectrogramUNetConfig
     pieces: Pieces
     frame_axis = -2
+    is_large = True
 
     def __init__(
         self, config: SpectrogramUNetConfig, edge_frames: int, ramp_frames: int, density: int = 1
@@ -189,6 +190,12 @@ class SpectrogramUNet(SpectralModel):
     def _is_chunk(self, samples: int) -> bool:
         # The last chunk of a song may lack less than a hop.
         return 0 <= self.chunk.samples - samples < self.hop_length
+
+    def lighten(self, carry: Spectrum) -> Spectrum:
+        """Leave the mixture's numbers out where the network gives the stems' own."""
+        is_read = self.config.estimate == "masking" or self.config.spectrogram == "magnitude"
+        mixture = carry.mixture
+        return carry if is_read else carry._replace(mixture=mixture.new_empty(1).expand_as(mixture))
 
     def decode(
         self, outputs: tuple[Tensor, ...], carry: Spectrum, refine: Refine | None = None
@@ -315,6 +322,8 @@ class IntermediateBlockUNet(SpectrogramUNet):
             self.outer_frames = config.n_fft // 2 // hop
             window = self.chunk.samples + config.n_fft
             self.pieces = Pieces(window, config.trim_samples, isolated=False, extra=True)
+        # A GRU goes from frame to frame: there is little that threads can share.
+        self.is_large = config.block != "tdc-rnn"
         self.core = PerStem(
             {
                 stem: UNetFrame(

@@ -117,12 +117,14 @@ class FramedNetwork:
             short = self.framing.chunk_samples - samples
             chunk = functional.pad(chunk, (0, short)) if short > 0 else chunk
         songs = chunk.unsqueeze(1 if self._model.channels == 1 else 0)
-        encoded = self._model.encode(songs.to(self._device))
-        outputs = self._core(encoded.inputs)
+        inputs, carry = self._model.encode(songs.to(self._device))
+        if self._refine is None:
+            carry = self._model.lighten(carry)
+        outputs = self._core(inputs)
         # A filter needs the whole spectrograms of all stems, the largest of all arrays: one chunk
         # at a time.
         with self._filtering if self._refine else contextlib.nullcontext():
-            stems = self._model.decode(outputs, encoded.carry, self._refine)[..., :samples]
+            stems = self._model.decode(outputs, carry, self._refine)[..., :samples]
         stems = stems.transpose(0, 1).flatten(1, 2)
         if self._kept != list(range(stems.shape[0])):
             stems = stems[self._kept]

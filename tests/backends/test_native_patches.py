@@ -9,6 +9,7 @@ import pytest
 import torch
 from random_weights import randomise
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stemsplit.backends.native import dense, fusing
 from stemsplit.backends.native.dense import NativeDense
@@ -190,6 +191,93 @@ def test_a_part_is_computed_by_strips(
     assert torch.equal(got, following([up(below), beside]))
     with pytest.raises(ValueError, match="parts of different sizes"):
         following([Counted(up, below[..., 1:]), beside])
+
+
+@pytest.mark.parametrize("name", ["down", "side by side", "down, bins alone", "overlapping"])
+@pytest.mark.parametrize("has_other", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+@torch.no_grad()
+def test_an_ordinary_convolution_is_computed_by_strips(
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    has_other: bool,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
+    monkeypatch.setattr(dense, "FEWEST_COLUMNS", 16)
+    monkeypatch.setattr(dense, "MOST_SHARED", 0.5)
+    monkeypatch.setattr(fusing, "find_library", lambda: library)
+    kind, (wide_in, wide_out), options = LAYERS[name]
+    layer = kind(wide_in, wide_out, **options)
+    if not fits_patches(layer, library):
+        return
+    block = nn.Sequential(DenseConv(wide_out + 3 * has_other, 8, 3, (3, 3), "relu")).eval()
+    randomise(block)
+    use_native_convolutions(block)
+    native = NativePatches(library, layer, 0.0)
+    image = draw(1, wide_in, 22, 131)
+    whole = native(image)
+    others = [draw(1, 3, *whole.shape[2:])] if has_other else []
+    monkeypatch.setattr(Pending, "compute", lambda _: pytest.fail("it goes in strips"))
+    empty = dense.new_empty
+
+    def poisoned(*args: Any, **given: Any) -> Tensor:
+        return empty(*args, **given).fill_(torch.nan)
+
+    monkeypatch.setattr(dense, "new_empty", poisoned)
+    got = block[0]([Pending(native, image), *others])
+    assert torch.equal(got, block[0]([whole, *others]))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("name", ["up", "down", "side by side", "with gaps"])
+@torch.no_grad()
+def test_an_activation_goes_with_it(library: Library, name: str, slope: float) -> None:
+    kind, (wide_in, wide_out), options = LAYERS[name]
+    layer = kind(wide_in, wide_out, **options)
+    if not fits_patches(layer, library):
+        return
+    x = draw(2, wide_in, 9, 13)
+    expected = functional.leaky_relu(NativePatches(library, layer)(x), slope)
+    assert torch.equal(NativePatches(library, layer, slope)(x), expected)
+
+
+@torch.no_grad()
+def test_a_chain_is_one_layer(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusing, "find_library", lambda: library)
+
+    class Chain(nn.Module):
+        def __init__(self, *behind: nn.Module, wide: int = 16) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, wide, (1, 2))
+            self.norm, self.activation = behind
+
+        def chains(self) -> Any:
+            yield "conv", "norm", "activation"
+
+        def forward(self, x: Tensor) -> Any:
+            return self.activation(self.norm(self.conv(x)))
+
+    x = draw(1, 4, 6, 9)
+    for chain, is_one in (
+        (Chain(nn.Identity(), nn.ReLU()), True),
+        (Chain(nn.Identity(), nn.LeakyReLU(0.2)), True),
+        (Chain(nn.Identity(), nn.Identity()), True),
+        (Chain(nn.Identity(), nn.Tanh()), False),
+        (Chain(nn.BatchNorm2d(16).eval(), nn.ReLU()), False),
+        (Chain(nn.ReLU(), nn.LeakyReLU()), False),
+        (Chain(nn.Identity(), nn.ReLU(), wide=3), False),
+    ):
+        expected = chain(x)
+        holder = nn.Sequential(chain)
+        use_native_convolutions(holder)
+        assert isinstance(chain.norm, nn.Identity) >= is_one
+        assert isinstance(chain.activation, nn.Identity) >= is_one
+        torch.testing.assert_close(holder(x), expected)
+        if not is_one:
+            assert not isinstance(chain.activation, nn.Identity)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,18 @@ def test_a_batch_is_its_items(model: StemModel) -> None:
     batch = music(50_000, batch=3)
     apart = torch.cat([model(item.unsqueeze(0)) for item in batch])
     torch.testing.assert_close(model(batch), apart, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimate", ["mapping", "masking"])
+@torch.no_grad()
+def test_what_is_not_read_may_go(model: StemModel, estimate: str) -> None:
+    if hasattr(model.config, "estimate"):
+        model = type(model)(replace(model.config, estimate=estimate)).eval()
+    for samples in (9000, model.chunk.samples):
+        inputs, carry = model.encode(music(samples))
+        outputs = model.run_core(inputs)
+        light = model.lighten(carry)
+        assert torch.equal(model.decode(outputs, light), model.decode(outputs, carry))
 
 
 @torch.no_grad()

@@ -345,3 +345,24 @@ def test_a_steady_tone_through_chunks_is_steadier_than_through_pieces(tdc: StemM
         power_db = 10 * heard.unfold(1, 2048, 1024).square().mean(dim=(0, 2)).log10()
         strays[framing] = float((power_db - power_db.median()).abs().max())
     assert strays["default"] < strays["original"] - 3
+
+
+@pytest.mark.parametrize(
+    ("spectrogram", "estimate", "is_read"),
+    [
+        ("complex", "mapping", False),
+        ("complex", "masking", True),
+        ("magnitude", "mapping", True),
+        ("magnitude", "masking", True),
+    ],
+)
+def test_a_spectrogram_that_nobody_reads_is_let_go(
+    spectrogram: Any, estimate: Any, is_read: bool
+) -> None:
+    config = IntermediateBlockUNetConfig(
+        ("vocals",), n_fft=64, spectrogram=spectrogram, estimate=estimate, trim_samples=100
+    )
+    _, carry = IntermediateBlockUNet(config).encode(torch.zeros(1, 2, 5000))
+    light = IntermediateBlockUNet(config).lighten(carry)
+    assert light.mixture.shape == carry.mixture.shape
+    assert (light.mixture.untyped_storage().nbytes() > 8) == is_read

@@ -71,6 +71,7 @@ typedef struct {
     const float *bias;    /* (row) */
     float *out; /* an image, from what the first wanted column gives; pixels lie side by side */
     i64 out_row;
+    float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
 } Patches;
 
 void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,

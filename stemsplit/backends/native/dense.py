@@ -3,7 +3,7 @@
 Every layer reads what all before it gave. Computed one by one, all of these images are there at
 once; here each layer follows the one before it down a strip of the image, by a tile's height, and
 what is kept are the rows that the last layer has not got to: few enough to stay in a core's own
-cache. The results are the same to the last bit. What a U-Net brings up from the level below is
+cache. The results are the same to the last bit. What a U-Net takes from one level to the next is
 computed in step with them, too, and is never there as a whole.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -75,28 +75,26 @@ class NativeDense(nn.Module):
             Shape (B, C_out, H, W).
         """
         threads = torch.get_num_threads()
-        images = [part for part in parts if isinstance(part, Tensor)]
-        batch, width = (images[0].shape[0], images[0].shape[3]) if images else (0, 0)
-        strips = threads * max(1, -(-width // (MOST_COLUMNS * threads)))
-        goes_in_strips = batch == 1 and self._are_wide_enough(width // strips)
-        lead = parts[0]
+        lead, *others = parts
+        images = [part for part in others if isinstance(part, Tensor)]
         patches = None
         if not isinstance(lead, Tensor):
-            if goes_in_strips and _has_patches(lead):
-                patches = _Patches(lead, turn(images[0]))
-            else:
-                images.insert(0, lead.compute())
-        if not goes_in_strips:
+            patches = _Patches(lead) if _has_patches(lead) else None
+            lead = lead.compute() if patches is None else patches.like
+        width = lead.shape[3]
+        strips = threads * max(1, -(-width // (MOST_COLUMNS * threads)))
+        if len(lead) > 1 or not self._are_wide_enough(width // strips):
+            images.insert(0, lead if patches is None else patches.compute())
             for layer in self._layers:
                 images.insert(0, layer(*images))
             return images[0]
-        turned = [turn(image) for image in images]
-        self._layers[0].check(turned if patches is None else [patches.like, *turned], ())
-        out = self._layers[-1].new_output(turned[0])
+        images = [turn(image) for image in (images if patches else [lead, *images])]
+        self._layers[0].check([lead, *images] if patches else images, ())
+        out = self._layers[-1].new_output(lead)
         edges = [TILE * (width * place // (strips * TILE)) for place in range(strips)]
         waiting = deque(range(*pair) for pair in pairwise((*edges, width)))
         widest = max(map(len, waiting))
-        runs = [_Run(self._layers, patches, turned, out, widest) for _ in range(threads)]
+        runs = [_Run(self._layers, patches, images, out, widest) for _ in range(threads)]
         run_together([partial(run.follow, waiting) for run in runs])
         return out
 
@@ -111,36 +109,33 @@ class NativeDense(nn.Module):
 
 def _has_patches(part: Pending) -> bool:
     """Tell whether a part can be computed in step with the layers: tiles are whole patches."""
-    spreads = part.layer.spreads if isinstance(part.layer, NativePatches) else None
-    return spreads is not None and all(TILE % step == 0 for step in spreads)
+    layer = part.layer
+    return isinstance(layer, NativePatches) and all(TILE % step == 0 for step in layer.spreads)
 
 
 class _Patches:
     """A part that goes before the layers, and gives as many rows at once as they do.
 
     Attributes:
-        like: Of its shape and numbers, for those who ask; what is in it is another's.
+        like: Of its shape and numbers, for those who ask; what is in it is nobody's.
     """
 
-    def __init__(self, part: Pending, beside: Tensor) -> None:
+    def __init__(self, part: Pending) -> None:
         """Prepare.
 
         Args:
             part: What `_has_patches` says yes to.
-            beside: Another part. Shape (1, C, H, W).
-
-        Raises:
-            ValueError: This part has another size.
         """
         layer = part.layer
         assert isinstance(layer, NativePatches), "`_has_patches` has said so"
-        assert layer.spreads is not None, "as above"
-        self._layer, self._image = layer, layer.turn(part.image)
-        sizes = zip(part.image.shape[2:], layer.spreads, strict=True)
-        size = [length * step for length, step in sizes]
-        if size != list(beside.shape[2:]) or len(part.image) != 1:
-            raise ValueError(f"parts of different sizes: {size} and {list(beside.shape[2:])}")
-        self.like = beside[:, :1].expand(-1, layer.channels, -1, -1)
+        self.compute = part.compute
+        self._layer, self._part = layer, part
+        size = layer.find_size(part.image)
+        self.like = torch.empty(1).expand(len(part.image), layer.channels, *size)
+
+    @cached_property
+    def _image(self) -> Tensor:
+        return self._layer.turn(self._part.image)
 
     def new_window(self, rows: int, columns: int) -> Tensor:
         """Return memory for a part of it. Shape (1, C, rows, columns)."""
@@ -195,7 +190,7 @@ class _Run:
         for place, layer in enumerate(layers):
             lead = TILE * (len(layers) - 1 - place)
             rows, columns = find_size(lead)
-            goal = layer.new_window(parts[0], rows, columns) if lead else out
+            goal = layer.new_window(out, rows, columns) if lead else out
             task = layer.describe(self._images, (height, width), goal)
             block = layer.find_block(task, ROWS_AT_ONCE // TILE * -(-columns // TILE), 1)
             self._floats = max(self._floats, self._library.count_floats(task, block))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -43,6 +43,14 @@ class HasDenseLayers(Protocol):
 
 
 @runtime_checkable
+class HasChains(Protocol):
+    """A module some of whose children follow one another."""
+
+    def chains(self) -> Iterable[Sequence[str]]:
+        """Return their names, a convolution's first."""
+
+
+@runtime_checkable
 class HasFusion(Protocol):
     """A module that is one convolution and what is around it."""
 
@@ -64,6 +72,8 @@ def use_native_convolutions(core: nn.Module) -> None:
 
 
 def _replace_children(module: nn.Module, library: Library) -> None:
+    for chain in module.chains() if isinstance(module, HasChains) else ():
+        _replace_chain(module, chain, library)
     for name, child in module.named_children():
         replacement = _replace(child, library)
         if replacement is None:
@@ -71,6 +81,16 @@ def _replace_children(module: nn.Module, library: Library) -> None:
             replacement = _join_layers(child)
         if replacement is not None:
             setattr(module, name, replacement)
+
+
+def _replace_chain(module: nn.Module, names: Sequence[str], library: Library) -> None:
+    """Let the first of a module's children do the work of all, where C can."""
+    conv, *behind = (module.get_submodule(name) for name in names)
+    slope = _find_slope(behind)
+    if slope is not None and fits_patches(conv, library):
+        setattr(module, names[0], NativePatches(library, conv, slope))
+        for name in names[1:]:
+            setattr(module, name, nn.Identity())
 
 
 def _join_layers(module: nn.Module) -> NativeDense | None:
@@ -88,8 +108,11 @@ def _join_layers(module: nn.Module) -> NativeDense | None:
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:
     if isinstance(module, HasFusion):
         pieces = module.fusion()
-        if fits_patches(pieces.conv, library) and _is_bare(pieces):
-            return NativePatches(library, pieces.conv)
+        has_more = bool(pieces.before) or any(pieces.zeros)
+        has_more = has_more or pieces.gives_bare or pieces.takes_plus
+        slope = None if has_more else _find_slope(pieces.behind)
+        if slope is not None and fits_patches(pieces.conv, library):
+            return NativePatches(library, pieces.conv, slope)
         geometry = _find_geometry(pieces.conv, (pieces.zeros[0], pieces.zeros[2]))
         return None if geometry is None else NativeUnit(pieces, geometry, library)
     if fits_patches(module, library):
@@ -105,11 +128,17 @@ def _replace(module: nn.Module, library: Library) -> nn.Module | None:
     return None
 
 
-def _is_bare(pieces: Fused) -> bool:
-    """Tell whether a convolution is all that there is."""
-    others = (*pieces.before, *pieces.behind)
-    has_more = any(pieces.zeros) or pieces.gives_bare or pieces.takes_plus
-    return not has_more and all(isinstance(one, nn.Identity) for one in others)
+def _find_slope(behind: Iterable[nn.Module]) -> float | None:
+    """Return what is below zero times this, where no more than an activation is behind a layer."""
+    slopes = [_read_slope(one) for one in behind if not isinstance(one, nn.Identity)]
+    return 1.0 if not slopes else slopes[0] if len(slopes) == 1 else None
+
+
+def _read_slope(module: nn.Module) -> float | None:
+    """Return the slope below zero of an activation that is a line on either side of it."""
+    if isinstance(module, nn.LeakyReLU):
+        return module.negative_slope
+    return 0.0 if isinstance(module, nn.ReLU) else None
 
 
 def _find_geometry(
@@ -139,8 +168,8 @@ class _Epilogue:
             return True
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             return not self._has_affine and self._take_norm(module)
-        if isinstance(module, (nn.ReLU, nn.LeakyReLU)) and not self._has_activation:
-            slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+        slope = _read_slope(module)
+        if slope is not None and not self._has_activation:
             self.done = self.done._replace(slope=slope, is_affine_first=self._has_affine)
             self._has_activation = True
             return True

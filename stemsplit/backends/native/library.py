@@ -90,6 +90,7 @@ class Patches(ctypes.Structure):
         ),
         *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),
         ("out_row", ctypes.c_int64),
+        ("slope", ctypes.c_float),
     )
 
 

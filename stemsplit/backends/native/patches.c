@@ -11,6 +11,7 @@ enum { WIDE = LANES < 8 ? LANES : 8, VECTORS = 6, PIXELS = 4 };
 /* Of few numbers, so that few channels fill them: the same layers are computed here with long vectors
    as with short ones. */
 typedef float some __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
+typedef int32_t some_bits __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
 
 KERNEL int32_t stemsplit_patch_lanes(void) { return WIDE; }
 
@@ -55,6 +56,15 @@ static void add_row(const Patches *p, const float *in, const float *kernel, floa
     }
 }
 
+/* Change what is below zero, of whole vectors that lie side by side. */
+static void activate(float slope, float *out, i64 count) {
+    for (i64 at = 0; at < count; at += WIDE) {
+        const some values = *(const some *)(out + at), below = values * slope;
+        const some_bits above = values > 0;
+        *(some_bits *)(out + at) = ((some_bits)values & above) | ((some_bits)below & ~above);
+    }
+}
+
 /* Compute what rows of patches [top, bottom) give, of the products [left, right) of each row. */
 KERNEL void stemsplit_write_patches(const Patches *p, int64_t top, int64_t bottom, int64_t left,
                                     int64_t right) {
@@ -62,8 +72,11 @@ KERNEL void stemsplit_write_patches(const Patches *p, int64_t top, int64_t botto
         for (i64 k = 0; k < p->in_rows * p->out_rows; k++) {
             const i64 from = row * p->in_rows + (p->in_rows > 1 ? k : 0);
             const i64 to = row * p->out_rows + (p->out_rows > 1 ? k : 0);
+            float *out = p->out + to * p->out_row;
             add_row(p, p->in + from * p->in_row + left * p->in_step,
-                    p->kernels + k * p->sums * p->row, p->out + to * p->out_row, right - left,
+                    p->kernels + k * p->sums * p->row, out, right - left,
                     k == 0 || p->out_rows > 1);
+            if (p->slope != 1 && (k + 1 == p->in_rows || p->out_rows > 1))
+                activate(p->slope, out, (right - left) * p->row);
         }
 }

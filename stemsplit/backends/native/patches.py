@@ -49,25 +49,28 @@ class NativePatches(nn.Module):
 
     Attributes:
         channels: C_out.
-        spreads: Rows and columns that each pixel becomes; none of an ordinary convolution.
+        spreads: Rows and columns that a patch gives: of an ordinary convolution, one.
     """
 
     kernels: Tensor
     bias: Tensor
 
-    def __init__(self, library: Library, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    def __init__(
+        self, library: Library, layer: nn.Conv2d | nn.ConvTranspose2d, slope: float = 1
+    ) -> None:
         """Lay out a layer's kernels.
 
         Args:
             library: What computes.
             layer: What `fits_patches` takes; left as it is.
+            slope: Of the activation behind it, below zero: 1 is none, 0 a ReLU.
         """
         super().__init__()
         self._library = library
         self.channels = layer.out_channels
         tall, wide = layer.kernel_size
         is_transposed = isinstance(layer, nn.ConvTranspose2d)
-        self.spreads = (tall, wide) if is_transposed else None
+        self.spreads = (tall, wide) if is_transposed else (1, 1)
         self._reads = (1, 1) if is_transposed else (tall, wide)
         self._step = 1 if is_transposed else layer.stride[1]
         # (C_in, C_out, tall, wide) -> (tall, C_in, wide C_out), or of an ordinary convolution
@@ -77,20 +80,26 @@ class NativePatches(nn.Module):
             kernels = weight.permute(2, 0, 3, 1).flatten(2)
         else:
             kernels = weight.permute(2, 3, 1, 0).flatten(1, 2)
+        self._slope = slope
         bias = torch.zeros(self.channels) if layer.bias is None else layer.bias.detach()
         self.register_buffer("kernels", kernels.contiguous())
         self.register_buffer("bias", bias.repeat(kernels.shape[2] // self.channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C_in, H, W) -> (B, C_out, H_out, W_out)."""
+        height, width = self.find_size(x)
+        out = new_empty(x, (len(x), height, width, self.channels), torch.float32)
+        down, across = self.spreads
+        for image, pixels in zip(map(self.turn, x.split(1)), out, strict=True):
+            work = partial(self._write_rows, self.describe(image, pixels), range(width // across))
+            run_shares(work, height // down, FEWEST_ROWS)
+        return out.permute(0, 3, 1, 2)
+
+    def find_size(self, x: Tensor) -> tuple[int, int]:
+        """Return the rows and columns that come out. Shape: (B, C_in, H, W)."""
         rows = x.shape[2] // self._reads[0]
         columns = (x.shape[3] - self._reads[1]) // self._step + 1
-        down, across = self.spreads or (1, 1)
-        out = new_empty(x, (len(x), rows * down, columns * across, self.channels), torch.float32)
-        for image, pixels in zip(map(self.turn, x.split(1)), out, strict=True):
-            work = partial(self._write_rows, self.describe(image, pixels), range(columns))
-            run_shares(work, rows, FEWEST_ROWS)
-        return out.permute(0, 3, 1, 2)
+        return rows * self.spreads[0], columns * self.spreads[1]
 
     def turn(self, image: Tensor) -> Tensor:
         """Return an image as C reads it: pixels side by side. Shape: (1, C_in, H, W).
@@ -107,8 +116,8 @@ class NativePatches(nn.Module):
                 f"not {tuple(image.shape)} of {image.dtype}"
             )
         *_, pixel = strides = image.stride()
-        is_dense = pixel == channels or self.spreads is not None
-        if is_dense and strides[1] == 1 and channels > 1:
+        is_alone = self._reads[1] == 1
+        if (is_alone or pixel == channels) and strides[1] == 1 and channels > 1:
             return image
         turned = image.permute(0, 2, 3, 1)
         return new_empty(image, turned.shape).copy_(turned).permute(0, 3, 1, 2)
@@ -123,9 +132,9 @@ class NativePatches(nn.Module):
         """
         return Patches(
             *(image.data_ptr(), image.stride(2), self._step * image.stride(3)),
-            *(self.kernels.shape[1], self._reads[0], (self.spreads or (1, 1))[0]),
+            *(self.kernels.shape[1], self._reads[0], self.spreads[0]),
             *(self.bias.numel(), *(one.data_ptr() for one in (self.kernels, self.bias, out))),
-            out.stride(0),
+            *(out.stride(0), self._slope),
         )
 
     def _write_rows(self, task: Patches, columns: range, top: int, bottom: int) -> None:

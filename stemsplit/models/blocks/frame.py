@@ -120,7 +120,7 @@ class UNetFrame(nn.Module):
         Returns:
             Shape (B', planes, N, F).
         """
-        ended = [self.begin(x)]
+        ended = [x]
         skips: list[Tensor] = []
         for place in range(self.blocks):
             told = {} if conditions is None else {"condition": conditions[place]}
@@ -136,6 +136,10 @@ class UNetFrame(nn.Module):
         """Make channels of planes. Shape: (B, planes, N, F) -> (B, C, N, F)."""
         return by_frames(self._begin, x, training=self.training, grows=self._begin_grows)
 
+    def chains(self) -> Iterator[Sequence[str]]:
+        """Say which children follow one another. See `stemsplit.models.blocks.fusion`."""
+        yield "first", "first_norm", "first_activation"
+
     def _begin(self, x: Tensor) -> Tensor:
         result: Tensor = self.first_activation(self.first_norm(self.first(x)))
         return result
@@ -147,24 +151,27 @@ class UNetFrame(nn.Module):
 
         Args:
             place: Which block: down, middle, up.
-            ended: Where the last one ended, or `begin`; changed here to where this one does. A
-                list: nobody else holds on to an image that is read for the last time.
+            ended: Where the last one ended, the planes before the first; changed here to where
+                this one does. A list: nobody else holds on to what is read for the last time.
             skips: What the blocks going down gave and none coming up has read; changed here.
             **condition: What the block is given beside its input.
         """
         levels = len(self.encoders)
+        songs = ended[0].shape[0]
+        way = (self._way_in(), *self.down, *self.up)[place]
+        block = (*self.encoders, self.middle, *self.decoders)[place]
+        parts: list[Part] = [Pending(way, ended.pop())]
         if place > levels:
-            up, block = self.up[place - levels - 1], self.decoders[place - levels - 1]
-            songs = ended[0].shape[0]
-            parts: list[Part] = [Pending(up, ended.pop()), _repeat(skips.pop(), songs)]
-        else:
-            if place > 0:
-                ended.append(self.down[place - 1](ended.pop()))
-            block = self.middle if place == levels else self.encoders[place]
-            parts = [ended.pop()]
+            parts.append(_repeat(skips.pop(), songs))
         ended.append(block(parts, **condition))
         if place < levels:
             skips.append(ended[-1])
+
+    def _way_in(self) -> Callable[[Tensor], Tensor]:
+        """Return what begins: the first layer, where it does all."""
+        others = (self.first_norm, self.first_activation)
+        is_all = all(isinstance(one, nn.Identity) for one in others)
+        return self.first if is_all else self.begin
 
     def finish(self, x: Tensor) -> Tensor:
         """Make planes of channels. Shape: (B, C, N, F) -> (B, planes, N, F)."""

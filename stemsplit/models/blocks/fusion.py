@@ -12,10 +12,15 @@ that gives what the last one gives, may say which these are, by a method `dense_
 called with its parts in a sequence, of which the first may be `Pending`:
 
     module(parts)
+
+One whose own children follow one another from a convolution on may say so, by a method `chains`
+that gives their names. What replaces the first of them may do the work of all; the others are
+identities then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -45,17 +50,16 @@ class Pending(NamedTuple):
     """What a layer makes of an image, for whoever can do with a part of it at a time.
 
     Attributes:
-        layer: Every pixel that it gives comes of one alone.
+        layer: What it reads for a row, it reads for no other, unless it is one that it reads whole.
         image: What it reads. Shape (B, C, N, F).
     """
 
-    layer: nn.Module
+    layer: Callable[[Tensor], Tensor]
     image: Tensor
 
     def compute(self) -> Tensor:
         """Return all of it."""
-        result: Tensor = self.layer(self.image)
-        return result
+        return self.layer(self.image)
 
 
 Part = Tensor | Pending
