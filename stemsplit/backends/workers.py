@@ -33,7 +33,7 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
 
     Args:
         device: Where they run.
-        is_large: Whether a chunk takes a hundred megabytes or more, and keeps a few cores busy.
+        is_large: Whether a chunk takes much memory, and keeps a few cores busy.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or (is_large and threads <= FEW_THREADS):

@@ -78,7 +78,9 @@ def run_pieces(works: Sequence[Callable[[], object]]) -> None:
         works: They compute without gradients. Arrays of theirs lie among the caller's. An error of
             any of them is raised when all are through.
     """
-    if len(works) == 1 or torch.get_num_threads() == 1:
+    # Modes that see all of a thread's calls (counters, fakes) see no other thread's.
+    is_watched = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack() > 0
+    if len(works) == 1 or torch.get_num_threads() == 1 or is_watched:
         for work in works:
             work()
         return

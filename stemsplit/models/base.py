@@ -191,8 +191,8 @@ class StemModel(Model):
         chunk: How the separator feeds it by default.
         core: All the weights; real tensors in, real tensors (one or a tuple) out.
         fewest_stems: How many have to be learned together.
-        is_large: Whether computing a chunk takes a hundred megabytes or more, and keeps several
-            cores busy.
+        is_large: Whether a chunk takes so much memory to compute, and keeps several cores so busy,
+            that a few cores are better off with one than with two.
     """
 
     Config: ClassVar[type[ModelConfig]]

@@ -169,21 +169,21 @@ class ConditionedUNetCore(nn.Module):
 
     def forward(self, planes: Tensor) -> Tensor:
         """Shape: (B, P, N, F) -> (B, S, P, N, F)."""
-        stems = torch.tensor(self.wanted, device=planes.device)
         if self.training:
             # Norms look at all stems of all songs: they go through together.
-            together: Tensor = self._run(planes, stems).unflatten(0, (planes.shape[0], -1))
+            conditions = self._tell(planes.shape[0])
+            together: Tensor = self.net.run(planes, conditions).unflatten(0, (planes.shape[0], -1))
             return together
         # Nothing links songs and stems in evaluation: one by one, they take a share of the memory.
-        songs = [self._run_apart(song, stems) for song in planes.split(1)]
+        songs = [self._run_apart(song) for song in planes.split(1)]
         return songs[0] if len(songs) == 1 else torch.cat(songs)
 
-    def _run_apart(self, song: Tensor, stems: Tensor) -> Tensor:
+    def _run_apart(self, song: Tensor) -> Tensor:
         """Go as far as all stems share the way, then on with each.
 
         Shape: (1, P, N, F) -> (1, S, P, N, F).
         """
-        conditions = self._tell(1, stems)
+        conditions = self._tell(1)
         shared = [song]
         skips: list[Tensor] = []
         parting = 0
@@ -191,7 +191,7 @@ class ConditionedUNetCore(nn.Module):
             self.net.step(parting, shared, skips, condition=conditions[parting])
             parting += 1
         ends = []
-        for stem in range(len(stems)):
+        for stem in range(len(self.wanted)):
             own, own_skips = (
                 [_pick(image, stem) for image in images] for images in (shared, skips)
             )
@@ -200,13 +200,10 @@ class ConditionedUNetCore(nn.Module):
             ends.append(self.net.finish(own.pop()))
         return stack(ends)
 
-    def _run(self, planes: Tensor, stems: Tensor) -> Tensor:
-        """Shape: (B, P, N, F), (S,) -> (B * S, P, N, F)."""
-        return self.net.run(planes, self._tell(planes.shape[0], stems))
-
-    def _tell(self, songs: int, stems: Tensor) -> list[Condition]:
-        """Return what every block is told of these stems. Shape: (S,)."""
-        query = self.embedding(stems)
+    def _tell(self, songs: int) -> list[Condition]:
+        """Return what every block is told of the wanted stems."""
+        # Row by row: numbers of rows would have to go to the device, and be waited for.
+        query = torch.stack([self.embedding.weight[stem] for stem in self.wanted])
         controls = self.control(query)
         gamma, beta = self.gamma(controls), self.beta(controls)
         conditions = [Condition(songs, query, None, None)] * self.blocks

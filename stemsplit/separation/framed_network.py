@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemsplit.backends.torch_core import explain_lack_of_memory
+from stemsplit.backends.transfers import Return, send
 from stemsplit.backends.workers import count_workers
 from stemsplit.dsp.memory import hand_over
 from stemsplit.errors import StemsplitError
@@ -94,30 +95,55 @@ class FramedNetwork:
         is_whole = self.framing.chunk_samples is None
         return 1 if is_whole else count_workers(self._device, is_large=self._is_large)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether `begin` returns before the chunk is computed, and the next may begin."""
+        return self._device.type == "cuda" and self.framing.chunk_samples is not None
+
     def run(self, chunk: Tensor) -> Tensor:
-        """Take one chunk through the network.
+        """Take one chunk through the network. See `begin`."""
+        return self.begin(chunk)()
+
+    def begin(self, chunk: Tensor) -> Callable[[], Tensor]:
+        """Take one chunk through the network, on a graphics card beside the caller.
 
         Args:
             chunk: At the model's rate; of any number of channels for a model of one. Shape (C, n).
 
         Returns:
-            Its stems, on the CPU. Shape (S, C, n).
+            What waits for its stems and returns them, on the CPU. Shape (S, C, n).
 
         Raises:
-            StemsplitError: The network's output is not finite.
-            DeviceError: The device has not enough memory.
+            StemsplitError: The network's output is not finite. From what is returned, too.
+            DeviceError: The device has not enough memory. The same.
         """
         with torch.no_grad(), explain_lack_of_memory(self._device):
-            return self._run(chunk)
+            back = Return(self._compute(chunk))
+        if self.is_ahead:
+            return lambda: self._finish(back)
+        stems = self._finish(back)
+        return lambda: stems
 
-    def _run(self, chunk: Tensor) -> Tensor:
+    def _finish(self, back: Return) -> Tensor:
+        with torch.no_grad(), explain_lack_of_memory(self._device):
+            stems = back.wait()
+            if not bool(torch.isfinite(stems.sum())):
+                raise StemsplitError(
+                    f"the network gave values that are not numbers in {self._precision}",
+                    help="use --precision fp32; if it is that already, the weights are damaged: "
+                    "`stemsplit models verify`.",
+                )
+            return hand_over(stems)
+
+    def _compute(self, chunk: Tensor) -> Tensor:
+        """Return a chunk's stems, on the device. Shape: (C, n) -> (S, C, n)."""
         samples = chunk.shape[-1]
         if self._model.chunk.fixed and self.framing.chunk_samples is not None:
             # Silence behind a song that is shorter than the network looks at.
             short = self.framing.chunk_samples - samples
             chunk = functional.pad(chunk, (0, short)) if short > 0 else chunk
         songs = chunk.unsqueeze(1 if self._model.channels == 1 else 0)
-        inputs, carry = self._model.encode(songs.to(self._device))
+        inputs, carry = self._model.encode(send(songs, self._device))
         if self._refine is None:
             carry = self._model.lighten(carry)
         outputs = self._core(inputs)
@@ -128,10 +154,4 @@ class FramedNetwork:
         stems = stems.transpose(0, 1).flatten(1, 2)
         if self._kept != list(range(stems.shape[0])):
             stems = stems[self._kept]
-        if not bool(torch.isfinite(stems.sum())):
-            raise StemsplitError(
-                f"the network gave values that are not numbers in {self._precision}",
-                help="use --precision fp32; if it is that already, the weights are damaged: "
-                "`stemsplit models verify`.",
-            )
-        return hand_over(stems.cpu())
+        return stems

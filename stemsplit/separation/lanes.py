@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -71,14 +71,15 @@ class Lanes:
         self._lanes = lanes
         self._stems = stems
         self._workers = Workers(lanes[0].network.workers)
-        self._under_way: deque[tuple[Lane, Chunk, Future[Tensor]]] = deque()
+        self._depth = max(self._workers.depth, int(lanes[0].network.is_ahead))
+        self._under_way: deque[tuple[Lane, Chunk, Future[Callable[[], Tensor]]]] = deque()
 
     def feed(self, block: Tensor) -> Iterator[Tensor]:
         """Take the next block, shape (C, n), and yield finished stems, shape (S, C, m)."""
         for lane in self._lanes:
             for chunk in lane.chunker.feed(block):
                 self._begin(lane, chunk)
-                yield from self._collect(self._workers.depth)
+                yield from self._collect(self._depth)
 
     def flush(self) -> Iterator[Tensor]:
         """Yield what is left, at the end."""
@@ -95,14 +96,14 @@ class Lanes:
         self._workers.close()
 
     def _begin(self, lane: Lane, chunk: Chunk) -> None:
-        future = self._workers.submit(lane.network.run, chunk.samples)
+        future = self._workers.submit(lane.network.begin, chunk.samples)
         self._under_way.append((lane, chunk, future))
 
     def _collect(self, most: int) -> Iterator[Tensor]:
         """Yield stems until no more than `most` chunks are under way."""
         while len(self._under_way) > most:
             lane, chunk, future = self._under_way.popleft()
-            lane.add(chunk, wait_for(future))
+            lane.add(chunk, wait_for(future)())
             yield from self._take()
 
     def _take(self) -> Iterator[Tensor]:

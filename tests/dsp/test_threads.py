@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from stemsplit.dsp import memory, threads
 from stemsplit.dsp.memory import new_empty
@@ -154,6 +155,12 @@ class TestPieces:
             for loan in memory._COMMON._loans.values()
         }
         assert {one.data_ptr() for one in arrays} <= places
+
+    def test_who_counts_operations_sees_all(self) -> None:
+        square = torch.ones(4, 4)
+        with FlopCounterMode(display=False) as counter:
+            run_pieces([lambda: square @ square] * 3)
+        assert counter.get_total_flops() == 3 * 2 * 4**3
 
     def test_an_error_of_any_is_raised_when_all_are_through(self) -> None:
         done: list[int] = []

@@ -1,0 +1,71 @@
+"""Every architecture on a graphics card, beside itself on the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from random_weights import randomise
+from torch import Tensor
+
+from stemsplit.backends.transfers import Return, send
+from stemsplit.models.base import StemModel
+from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+from stemsplit.separation.separator import Separator
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+STEMS = ("vocals", "drums")
+LEAST_SNR_DB = {"fp32": 40.0, "bf16": 15.0, "fp16": 30.0}
+"""Convolutions of fp32 are TF32 there, as torch has it."""
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def model(request: pytest.FixtureRequest) -> StemModel:
+    kind = find_architecture(request.param)
+    built = kind(kind.Config.tiny(STEMS))
+    randomise(built)
+    return built.eval()
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """An error where the processor waits for the card."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def music(samples: int) -> Tensor:
+    return 0.2 * torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+
+
+@pytest.mark.parametrize("precision", LEAST_SNR_DB)
+def test_a_song_is_what_the_processor_makes_of_it(model: StemModel, precision: str) -> None:
+    mixture = music(200_000)
+    expected = Separator(model, device="cpu", backend="torch").separate(mixture)
+    found = Separator(model, device="cuda", precision=precision).separate(mixture)
+    for stem, signal in expected.items():
+        assert found[stem].device.type == "cpu"
+        noise = (found[stem] - signal).norm()
+        assert 20 * torch.log10(signal.norm() / noise) >= LEAST_SNR_DB[precision]
+
+
+@pytest.mark.parametrize("precision", LEAST_SNR_DB)
+def test_nobody_waits_before_the_end_of_a_chunk(
+    model: StemModel, precision: str, request: pytest.FixtureRequest
+) -> None:
+    (network,) = Separator(model, device="cuda", precision=precision)._networks
+    chunk = music(network.framing.chunk_samples or 0)
+    expected = network.run(chunk)
+    assert network.is_ahead
+    request.getfixturevalue("no_waiting")
+    finish = network.begin(chunk)
+    torch.testing.assert_close(finish(), expected)
+
+
+def test_there_and_back() -> None:
+    array = music(100_000)
+    there = send(array, torch.device("cuda"))
+    assert there.device.type == "cuda"
+    assert torch.equal(Return(there * 2).wait(), array * 2)
