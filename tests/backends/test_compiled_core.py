@@ -23,7 +23,7 @@ from stemsplit.backends.one_item import Tensors
 from stemsplit.dsp.threads import set_own_threads
 from stemsplit.errors import DeviceError
 from stemsplit.models.base import StemModel
-from stemsplit.models.catalogue import find_architecture
+from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
 from stemsplit.separation.cores import make_core
 from stemsplit.separation.separator import Separator
 
@@ -53,6 +53,18 @@ def tiny(name: str) -> StemModel:
     kind = find_architecture(name)
     torch.manual_seed(1)
     return kind(kind.Config.tiny(("vocals", "drums"))).eval()
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_it_sees_a_network_whole(name: str) -> None:
+    model = tiny(name)
+    if any(isinstance(one, nn.RNNBase) for one in model.core.modules()):
+        pytest.skip("torch.compile leaves recurrent layers to torch")
+    inputs, _ = model.encode(torch.zeros(1, 2, model.chunk.samples))
+    with torch.no_grad():
+        seen = torch._dynamo.explain(model.core)(*inputs)
+    torch._dynamo.reset()
+    assert seen.graph_count == 1, [str(one.reason) for one in seen.break_reasons]
 
 
 class Calls:
