@@ -14,7 +14,8 @@ and number of threads, the best of several. "share": the network's time over the
 rate; 1 would be a machine that does nothing else, and the bar is 2. "ready s": making the backend's
 code, or graph, of the network; torch.compile keeps its own where TORCHINDUCTOR_CACHE_DIR says. A
 card has two columns more: how many seconds of sound are computed in one, by the network alone, and
-the most memory that torch has taken for arrays there. Everything is measured in turn, and the least
+the most memory that torch has taken for arrays there; its fp32 is TF32, in products as in
+convolutions. Everything is measured in turn, and the least
 of each counts.
 """
 
@@ -38,6 +39,7 @@ from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
 from stemsplit.separation.cores import make_core
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
+DEVICES = tuple(PRODUCT_SIZE)
 CHUNKS_ON_A_CARD = 8
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -148,20 +150,23 @@ def main() -> None:
     parser.add_argument("--arch", nargs="*", default=sorted(ARCHITECTURES))
     parser.add_argument("--backend", choices=BACKENDS[1:], default="torch")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
-    parser.add_argument("--device", type=find_device, default=torch.device("cpu"))
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    device = find_device(options.device)
+    # As convolutions have it there.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    is_card = options.device.type == "cuda"
-    where = torch.cuda.get_device_name(options.device) if is_card else f"{options.threads} threads"
+    is_card = device.type == "cuda"
+    where = torch.cuda.get_device_name(device) if is_card else f"{options.threads} threads"
     print(f"{options.backend}, {options.precision}, {where}\n")
     heads = ["architecture", "stems", "chunk s", "GFLOP", "network s", "rate, GFLOP/s", "share"]
     heads += ["ready s", *(["times real time", "MiB"] if is_card else [])]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in options.arch:
-        measure(name, options.device, options.backend, options.precision, options.runs)
+        measure(name, device, options.backend, options.precision, options.runs)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Change torch's number of threads, for this test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
 def find_distribution_file(package: str, path: str) -> Path:
     """Return a file of an installed package without importing it; skip where it is absent."""
     try:

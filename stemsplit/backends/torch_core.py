@@ -150,7 +150,9 @@ def explain_lack_of_memory(device: torch.device) -> Iterator[None]:
         words = str(error)
         # On a processor torch raises a plain RuntimeError, told by its allocator's name.
         is_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in words
-        if not is_cpu and not isinstance(error, torch.OutOfMemoryError):
+        # Of memory that a card is to fetch from, CUDA itself says so.
+        is_pinned = "CUDA error: out of memory" in words
+        if not (is_cpu or is_pinned or isinstance(error, torch.OutOfMemoryError)):
             raise
         said = words.splitlines()[0] if words else "no more could be had"
         raise DeviceError(

@@ -67,7 +67,7 @@ class _Threads:
         with self._lock:
             self._borrowers -= 1
             if not self._borrowers:
-                torch.set_num_threads(self._own)
+                set_own_threads(self._own)
 
 
 _THREADS = _Threads()

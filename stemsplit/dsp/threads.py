@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from stemsplit.dsp.memory import current_lease, use_lease
 
+Item = TypeVar("Item")
+
 _LOCK = threading.Lock()
 _POOL: ThreadPoolExecutor | None = None
+_NUMBER = threading.Lock()
+"""Held where torch's number of threads is changed for a while, which threads to come take over."""
+
+
+class _Own(threading.local):
+    """What a thread knows of itself."""
+
+    is_helper = False
+
+
+_OWN = _Own()
 
 
 def set_own_threads(count: int) -> None:
@@ -25,7 +39,8 @@ def set_own_threads(count: int) -> None:
     thread has set last (ATen/ParallelOpenMP.cpp, `lazy_init_num_threads`). So it asks before.
     """
     torch.get_num_threads()
-    torch.set_num_threads(count)
+    with _NUMBER:
+        torch.set_num_threads(count)
 
 
 def count_threads(count: int, fewest: int) -> int:
@@ -55,18 +70,11 @@ def run_together(works: Sequence[Callable[[], object]]) -> None:
     """Do pieces of work, each in a thread of its own, the last of them in the caller's.
 
     Args:
-        works: At least one. An error of any of them is raised when all are through.
+        works: At least one; none waits for another. An error of any of them is raised when all are
+            through.
     """
     *others, own = works
-    runs: list[Future[object]] = []
-    try:
-        for work in others:
-            runs.append(_find_pool().submit(work))
-        own()
-    finally:
-        _wait_for_all(runs)
-    for run in runs:
-        run.result()
+    _run_beside(others, own)
 
 
 def run_pieces(works: Sequence[Callable[[], object]]) -> None:
@@ -75,12 +83,13 @@ def run_pieces(works: Sequence[Callable[[], object]]) -> None:
     Torch's own way, all threads on every step of it, has them wait for one another at every step.
 
     Args:
-        works: They compute without gradients. Arrays of theirs lie among the caller's. An error of
-            any of them is raised when all are through.
+        works: Arrays of theirs lie among the caller's. An error of any of them is raised when all
+            are through. Where gradients are recorded, one after the other in the caller's thread.
     """
+    threads = min(len(works), torch.get_num_threads())
     # Modes that see all of a thread's calls (counters, fakes) see no other thread's.
     is_watched = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack() > 0
-    if len(works) == 1 or torch.get_num_threads() == 1 or is_watched:
+    if threads == 1 or is_watched or torch.is_grad_enabled():
         for work in works:
             work()
         return
@@ -88,22 +97,47 @@ def run_pieces(works: Sequence[Callable[[], object]]) -> None:
     is_lowered = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu")
     is_inference = torch.is_inference_mode_enabled()
+    waiting = deque(works)
 
-    def run(work: Callable[[], object]) -> None:
+    def run() -> None:
         # By hand: the end of a `with torch.autocast` clears what all threads have lowered.
         torch.set_autocast_enabled("cpu", is_lowered)
         torch.set_autocast_dtype("cpu", dtype)
         with torch.inference_mode(is_inference), torch.no_grad(), use_lease(lease):
-            work()
+            while (work := take(waiting)) is not None:
+                work()
 
-    runs: list[Future[None]] = []
+    _run_beside([run] * threads)
+
+
+def take(waiting: deque[Item]) -> Item | None:
+    """Return what is first, once to whichever thread asks for it; None if there is no more."""
     try:
-        for work in works:
-            runs.append(_find_pool().submit(run, work))
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+def _run_beside(
+    others: Sequence[Callable[[], object]], own: Callable[[], object] | None = None
+) -> None:
+    """Do pieces of work in other threads, and one in the caller's.
+
+    A helper does all by itself: another's would wait for it.
+    """
+    runs: list[Future[object]] = []
+    try:
+        for work in others:
+            if _OWN.is_helper:
+                work()
+            else:
+                runs.append(_find_pool().submit(work))
+        if own is not None:
+            own()
     finally:
         _wait_for_all(runs)
-    for one in runs:
-        one.result()
+    for run in runs:
+        run.result()
 
 
 def _wait_for_all(runs: Sequence[Future[Any]]) -> None:
@@ -131,8 +165,22 @@ def _find_pool() -> ThreadPoolExecutor:
 
 def _begin() -> None:
     """Have torch use this thread alone here, and let threads to come take the number they would."""
-    count = torch.get_num_threads()
-    set_own_threads(1)
-    other = threading.Thread(target=set_own_threads, args=(count,))
-    other.start()
-    other.join()
+    _OWN.is_helper = True
+    with _NUMBER:
+        count = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # The number is the caller's own, and that of threads to come.
+        other = threading.Thread(target=torch.set_num_threads, args=(count,))
+        other.start()
+        other.join()
+
+
+def _forget_pool() -> None:
+    """Begin anew in a process that was forked: no thread came along."""
+    global _LOCK, _NUMBER, _POOL
+    _LOCK, _NUMBER, _POOL = threading.Lock(), threading.Lock(), None
+    _OWN.is_helper = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

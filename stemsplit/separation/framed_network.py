@@ -100,10 +100,6 @@ class FramedNetwork:
         """Whether `begin` returns before the chunk is computed, and the next may begin."""
         return self._device.type == "cuda" and self.framing.chunk_samples is not None
 
-    def run(self, chunk: Tensor) -> Tensor:
-        """Take one chunk through the network. See `begin`."""
-        return self.begin(chunk)()
-
     def begin(self, chunk: Tensor) -> Callable[[], Tensor]:
         """Take one chunk through the network, on a graphics card beside the caller.
 
@@ -118,15 +114,17 @@ class FramedNetwork:
             DeviceError: The device has not enough memory. The same.
         """
         with torch.no_grad(), explain_lack_of_memory(self._device):
-            back = Return(self._compute(chunk))
-        if self.is_ahead:
-            return lambda: self._finish(back)
-        stems = self._finish(back)
+            stems = self._compute(chunk)
+            if self.is_ahead:
+                back = Return(stems)
+                return lambda: self._finish(back.wait)
+            stems = self._finish(stems.cpu)
         return lambda: stems
 
-    def _finish(self, back: Return) -> Tensor:
+    def _finish(self, wait: Callable[[], Tensor]) -> Tensor:
+        """Return a chunk's stems when they are there, outside of its worker's memory."""
         with torch.no_grad(), explain_lack_of_memory(self._device):
-            stems = back.wait()
+            stems = wait()
             if not bool(torch.isfinite(stems.sum())):
                 raise StemsplitError(
                     f"the network gave values that are not numbers in {self._precision}",
@@ -143,7 +141,8 @@ class FramedNetwork:
             short = self.framing.chunk_samples - samples
             chunk = functional.pad(chunk, (0, short)) if short > 0 else chunk
         songs = chunk.unsqueeze(1 if self._model.channels == 1 else 0)
-        inputs, carry = self._model.encode(send(songs, self._device))
+        songs = send(songs, self._device) if self.is_ahead else songs.to(self._device)
+        inputs, carry = self._model.encode(songs)
         if self._refine is None:
             carry = self._model.lighten(carry)
         outputs = self._core(inputs)

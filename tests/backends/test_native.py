@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -169,13 +170,14 @@ def test_dense_layers_follow_one_another(
     is_followed: bool,
     rows: int,
     monkeypatch: pytest.MonkeyPatch,
+    set_threads: Callable[[int], None],
 ) -> None:
     """To the last bit what one layer after the other gives, and nothing that was never written."""
     monkeypatch.setattr(dense, "ROWS_AT_ONCE", rows)
     monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
     monkeypatch.setattr(dense, "FEWEST_COLUMNS", 12)
     monkeypatch.setattr(dense, "MOST_SHARED", 1.5)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    set_threads(threads)
     runs: list[Any] = []
     follow = dense._Run.follow
 
@@ -270,17 +272,19 @@ def test_nothing_is_read_or_written_past_the_end(library: Library) -> None:
 
 
 @torch.no_grad()
-def test_threads_change_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_nothing(
+    library: Library, monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
+) -> None:
     layer = nn.Conv2d(16, 16, 3, padding=1)
     native = fuse(library, Fusion(layer))
     make = NativeConv2d._new_image
     monkeypatch.setattr(NativeConv2d, "_new_image", lambda *args: make(*args).fill_(torch.nan))
     for size in ((2, 16, 70, 50), (1, 16, 8, 128), (1, 16, 12, 17)):
         x = draw(*size)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        set_threads(1)
         alone = native(x)
         for threads in (2, 3, 16):
-            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            set_threads(threads)
             torch.testing.assert_close(native(x), alone, rtol=0, atol=0)
         assert not alone.isnan().any()
 
@@ -391,9 +395,9 @@ def test_all_libraries_of_a_machine_give_the_same_bits(build: ModuleType, tmp_pa
 )
 @pytest.mark.parametrize("threads", [1, 3])
 def test_planes_are_convolved(
-    library: Library, layer: nn.Conv2d, threads: int, monkeypatch: pytest.MonkeyPatch
+    library: Library, layer: nn.Conv2d, threads: int, set_threads: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    set_threads(threads)
     randomise(layer)
     assert fits_planes(layer)
     x = torch.randn(3, 1, 30, 37, generator=torch.Generator().manual_seed(0))

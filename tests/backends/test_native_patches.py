@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -116,13 +117,13 @@ def test_nothing_is_read_or_written_past_the_end(
 
 
 @torch.no_grad()
-def test_threads_change_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_nothing(library: Library, set_threads: Callable[[int], None]) -> None:
     native = NativePatches(library, nn.ConvTranspose2d(24, 24, 2, stride=2))
     x = draw(1, 24, 37, 12)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    set_threads(1)
     alone = native(x)
     for threads in (2, 3, 16):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        set_threads(threads)
         assert torch.equal(native(x), alone)
 
 
@@ -153,13 +154,14 @@ def test_wrong_images_are_refused(library: Library) -> None:
 def test_a_part_is_computed_by_strips(
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
+    set_threads: Callable[[int], None],
     stride: tuple[int, int],
     height: int,
     width: int,
     threads: int,
     is_followed: bool,
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    set_threads(threads)
     monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
     monkeypatch.setattr(dense, "FEWEST_COLUMNS", 16)
     monkeypatch.setattr(dense, "MOST_SHARED", 0.5)
@@ -200,11 +202,12 @@ def test_a_part_is_computed_by_strips(
 def test_an_ordinary_convolution_is_computed_by_strips(
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
+    set_threads: Callable[[int], None],
     name: str,
     has_other: bool,
     threads: int,
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    set_threads(threads)
     monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
     monkeypatch.setattr(dense, "FEWEST_COLUMNS", 16)
     monkeypatch.setattr(dense, "MOST_SHARED", 0.5)
@@ -240,8 +243,12 @@ def test_an_activation_goes_with_it(library: Library, name: str, slope: float) -
     if not fits_patches(layer, library):
         return
     x = draw(2, wide_in, 9, 13)
-    expected = functional.leaky_relu(NativePatches(library, layer)(x), slope)
-    assert torch.equal(NativePatches(library, layer, slope)(x), expected)
+    x[0, :, 2] *= torch.inf
+    x[1, :, 7] = torch.nan
+    bare = NativePatches(library, layer)(x)
+    expected = bare.relu() if slope == 0 else functional.leaky_relu(bare, slope)
+    got = NativePatches(library, layer, slope)(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @torch.no_grad()

@@ -69,9 +69,11 @@ def test_what_grows_goes_fewer_at_a_time() -> None:
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("name", WORKS)
 @torch.no_grad()
-def test_threads_share_the_pieces(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_the_pieces(
+    name: str, threads: int, monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
+) -> None:
     monkeypatch.setattr(framewise, "FEWEST_NUMBERS", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    set_threads(threads)
     x = torch.randn(2, 3, 13, 8)
     seen: list[int] = []
 
@@ -87,7 +89,11 @@ def test_threads_share_the_pieces(name: str, threads: int, monkeypatch: pytest.M
     assert max(seen) <= 5
 
 
-def test_norms_in_training_and_gradients_see_all_frames() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_norms_in_training_and_gradients_see_all_frames(
+    threads: int, set_threads: Callable[[int], None]
+) -> None:
+    set_threads(threads)
     norm = nn.BatchNorm2d(3)
     x = torch.randn(2, 3, 13, 8)
     expected = nn.BatchNorm2d(3)(x)

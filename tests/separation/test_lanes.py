@@ -36,6 +36,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens, where a card computes."""
     LateReturn.told = []
     monkeypatch.setattr(framed_network, "Return", LateReturn)
+    monkeypatch.setattr(framed_network, "send", lambda array, _: array)
     monkeypatch.setattr(framed_network, "count_workers", lambda *_, **__: 1)
     monkeypatch.setattr(FramedNetwork, "is_ahead", True)
     return LateReturn.told
@@ -64,8 +65,9 @@ def test_an_output_that_is_not_finite_is_told_when_it_is_there(
 
 
 def test_a_processor_is_done_when_it_returns(monkeypatch: pytest.MonkeyPatch) -> None:
-    LateReturn.told = []
-    monkeypatch.setattr(framed_network, "Return", LateReturn)
     monkeypatch.setattr(framed_network, "count_workers", lambda *_, **__: 1)
-    Separator(LinearModel()).separate(MIXTURE)
-    assert LateReturn.told == ["begun", "waited"] * (len(LateReturn.told) // 2)
+    (network,) = Separator(LinearModel())._networks
+    assert not network.is_ahead
+    finish = network.begin(MIXTURE[:, : network.framing.chunk_samples])
+    monkeypatch.setattr(FramedNetwork, "_finish", lambda *_: pytest.fail("it was done before"))
+    assert finish().device.type == "cpu"

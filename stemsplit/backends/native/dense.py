@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Protocol
@@ -23,7 +23,7 @@ from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_works
 from stemsplit.backends.native.library import Layer, Patches, Task
 from stemsplit.backends.native.patches import NativePatches
 from stemsplit.dsp.memory import new_empty
-from stemsplit.dsp.threads import run_together
+from stemsplit.dsp.threads import run_together, take
 
 ROWS_AT_ONCE = 8
 """Of a layer, before the next one's turn: divisible by `TILE`."""
@@ -37,7 +37,7 @@ class Pending(Protocol):
     """What a layer makes of an image. See `stemsplit.models.blocks.fusion`."""
 
     @property
-    def layer(self) -> nn.Module:
+    def layer(self) -> Callable[[Tensor], Tensor]:
         """The layer."""
 
     @property
@@ -204,16 +204,9 @@ class _Run:
         Args:
             strips: Columns of the image; the first of each is divisible by `TILE`.
         """
-        while (strip := _take(strips)) is not None:
+        while (strip := take(strips)) is not None:
             for layer in self._layers:
                 task = layer.task.contents
                 task.left = max(0, strip.start - layer.lead)
                 task.right = min(task.grid_columns, strip.stop + layer.lead)
             self._library.follow(self._layers, ROWS_AT_ONCE, find_workspace(self._floats))
-
-
-def _take(strips: deque[range]) -> range | None:
-    try:
-        return strips.popleft()
-    except IndexError:
-        return None

@@ -108,7 +108,8 @@ def _join_layers(module: nn.Module) -> NativeDense | None:
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:
     if isinstance(module, HasFusion):
         pieces = module.fusion()
-        has_more = bool(pieces.before) or any(pieces.zeros)
+        has_more = any(not isinstance(one, nn.Identity) for one in pieces.before)
+        has_more = has_more or any(pieces.zeros)
         has_more = has_more or pieces.gives_bare or pieces.takes_plus
         slope = None if has_more else _find_slope(pieces.behind)
         if slope is not None and fits_patches(pieces.conv, library):

@@ -56,12 +56,15 @@ static void add_row(const Patches *p, const float *in, const float *kernel, floa
     }
 }
 
-/* Change what is below zero, of whole vectors that lie side by side. */
+/* Change what is below zero, of whole vectors that lie side by side. Infinity times zero is no zero,
+   and what is no number stays so. */
 static void activate(float slope, float *out, i64 count) {
     for (i64 at = 0; at < count; at += WIDE) {
-        const some values = *(const some *)(out + at), below = values * slope;
-        const some_bits above = values > 0;
-        *(some_bits *)(out + at) = ((some_bits)values & above) | ((some_bits)below & ~above);
+        const some values = *(const some *)(out + at);
+        some below = values * slope;
+        if (slope == 0) below = (some){0};
+        const some_bits is_below = values < 0;
+        *(some_bits *)(out + at) = ((some_bits)below & is_below) | ((some_bits)values & ~is_below);
     }
 }
 

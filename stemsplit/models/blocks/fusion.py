@@ -50,7 +50,7 @@ class Pending(NamedTuple):
     """What a layer makes of an image, for whoever can do with a part of it at a time.
 
     Attributes:
-        layer: What it reads for a row, it reads for no other, unless it is one that it reads whole.
+        layer: Reads no row of the image for two rows of what it gives.
         image: What it reads. Shape (B, C, N, F).
     """
 
