@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from stemsplit.models.base import StemModel
+from stemsplit.models.catalogue import find_architecture
+
 
 def randomise(model: nn.Module, seed: int = 0, *, spread: float = 0.2) -> None:
     """Give every parameter and statistic a random value, and keep signals in range.
@@ -26,3 +29,11 @@ def randomise(model: nn.Module, seed: int = 0, *, spread: float = 0.2) -> None:
                 tensor.copy_(values / tensor[0].numel() ** 0.5)
             else:
                 tensor.copy_(spread * values + (1 if name.endswith("weight") else 0))
+
+
+def build_tiny(name: str, stems: tuple[str, ...]) -> StemModel:
+    """Return an architecture at its smallest, in evaluation mode."""
+    kind = find_architecture(name)
+    model = kind(kind.Config.tiny(stems))
+    randomise(model)
+    return model.eval()

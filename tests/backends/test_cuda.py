@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from random_weights import randomise
+from random_weights import build_tiny
 from torch import Tensor
 
 from stemsplit.backends.transfers import Return, send
 from stemsplit.models.base import StemModel
-from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+from stemsplit.models.catalogue import ARCHITECTURES
 from stemsplit.separation.separator import Separator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -22,10 +22,7 @@ LEAST_SNR_DB = {"fp32": 40.0, "bf16": 15.0, "fp16": 30.0}
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def model(request: pytest.FixtureRequest) -> StemModel:
-    kind = find_architecture(request.param)
-    built = kind(kind.Config.tiny(STEMS))
-    randomise(built)
-    return built.eval()
+    return build_tiny(request.param, STEMS)
 
 
 @pytest.fixture

@@ -43,6 +43,15 @@ LAYERS: dict[str, tuple[type[nn.Conv2d] | type[nn.ConvTranspose2d], tuple[int, i
 }
 
 
+@pytest.fixture
+def narrow_strips(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images go in strips, and networks get this library."""
+    monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
+    monkeypatch.setattr(dense, "FEWEST_COLUMNS", 16)
+    monkeypatch.setattr(dense, "MOST_SHARED", 0.5)
+    monkeypatch.setattr(fusing, "find_library", lambda: library)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("size", [(2, 9, 13), (1, 3, 5), (1, 64, 40)])
 @torch.no_grad()
@@ -150,6 +159,7 @@ def test_wrong_images_are_refused(library: Library) -> None:
         ((2, 3), 8, 66, 1, False),
     ],
 )
+@pytest.mark.usefixtures("narrow_strips")
 @torch.no_grad()
 def test_a_part_is_computed_by_strips(
     library: Library,
@@ -162,10 +172,6 @@ def test_a_part_is_computed_by_strips(
     is_followed: bool,
 ) -> None:
     set_threads(threads)
-    monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
-    monkeypatch.setattr(dense, "FEWEST_COLUMNS", 16)
-    monkeypatch.setattr(dense, "MOST_SHARED", 0.5)
-    monkeypatch.setattr(fusing, "find_library", lambda: library)
     torch.manual_seed(width)
     block = nn.Sequential(DenseConv(16 + 5, 8, 3, (3, 3), "relu")).eval()
     randomise(block)
@@ -198,6 +204,7 @@ def test_a_part_is_computed_by_strips(
 @pytest.mark.parametrize("name", ["down", "side by side", "down, bins alone", "overlapping"])
 @pytest.mark.parametrize("has_other", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("narrow_strips")
 @torch.no_grad()
 def test_an_ordinary_convolution_is_computed_by_strips(
     library: Library,
@@ -208,10 +215,6 @@ def test_an_ordinary_convolution_is_computed_by_strips(
     threads: int,
 ) -> None:
     set_threads(threads)
-    monkeypatch.setattr(dense, "MOST_COLUMNS", 24)
-    monkeypatch.setattr(dense, "FEWEST_COLUMNS", 16)
-    monkeypatch.setattr(dense, "MOST_SHARED", 0.5)
-    monkeypatch.setattr(fusing, "find_library", lambda: library)
     kind, (wide_in, wide_out), options = LAYERS[name]
     layer = kind(wide_in, wide_out, **options)
     if not fits_patches(layer, library):

@@ -7,22 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from random_weights import randomise
+from random_weights import build_tiny, randomise
 from torch import Tensor
 
 from stemsplit.errors import UnknownNameError
 from stemsplit.models.base import SpectralModel, StemModel
-from stemsplit.models.catalogue import ARCHITECTURES, find_architecture
+from stemsplit.models.catalogue import ARCHITECTURES
 
 STEMS = ("vocals", "drums", "bass")
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def model(request: pytest.FixtureRequest) -> StemModel:
-    kind = find_architecture(request.param)
-    built = kind(kind.Config.tiny(STEMS))
-    randomise(built)
-    return built.eval()
+    return build_tiny(request.param, STEMS)
 
 
 def music(samples: int, *, batch: int = 1, channels: int = 2, amplitude: float = 1.0) -> Tensor:
