@@ -1,12 +1,13 @@
 """How much of the machine a network uses: its time beside that of as many operations in products.
 
     python benchmarks/share.py [--arch NAME ...] [--precision fp32|bf16|fp16] [--threads N]
-        [--runs 3] [--backend torch|compile|openvino] [--device cpu|cuda]
+        [--runs 3] [--backend torch|compile|openvino] [--device cpu|cuda] [--batch 1]
 
 One stem's network (all stems' where they are one network), published sizes, random weights, run as
 the separator runs it: as many chunks at once as it has workers (two on a processor of several
 cores; one of large networks on two or three), and as many threads in all. On a graphics card eight
-chunks follow one another without a wait between them. "GFLOP": what the plain network's
+chunks follow one another without a wait between them. With `--batch N` so many chunks go through
+as one batch, which the separator does not do. "GFLOP": what the plain network's
 layers ask for by their definition, twice the products, of one chunk; torch's counter sees
 convolutions and matrices, and recurrent layers are counted by formula. "network s": the time of all
 these chunks over their number. "rate": a product of two square matrices in the same run, precision
@@ -108,12 +109,15 @@ def run_at_once(core: Core, inputs: tuple[torch.Tensor, ...], chunks: int) -> No
 
 
 @torch.no_grad()
-def measure(name: str, device: torch.device, backend: str, precision: str, runs: int) -> None:
+def measure(
+    name: str, device: torch.device, backend: str, precision: str, runs: int, batch: int
+) -> None:
     """Print an architecture's row."""
     model = build(name).to(device)
     mixture = 0.1 * torch.randn(1, 2, model.chunk.samples)
     inputs, _ = model.encode(mixture.to(device))
     operations = count_operations(model.core, inputs)
+    inputs = tuple(one.repeat(batch, *[1] * (one.dim() - 1)) for one in inputs)
     is_card = device.type == "cuda"
     workers = count_workers(device, is_large=model.is_large)
     chunks = CHUNKS_ON_A_CARD if is_card else workers
@@ -127,7 +131,7 @@ def measure(name: str, device: torch.device, backend: str, precision: str, runs:
         for _ in range(3):
             product_s = min(product_s, time_s(lambda: square @ square, device))
         took_s = time_s(lambda: run_at_once(core, inputs, chunks), device)
-        network_s = min(network_s, took_s / chunks)
+        network_s = min(network_s, took_s / (chunks * batch))
     rate = 2 * size**3 / product_s
     chunk_s = model.chunk.samples / model.sample_rate
     more = ""
@@ -153,6 +157,7 @@ def main() -> None:
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1)
     options = parser.parse_args()
     device = find_device(options.device)
     # As convolutions have it there.
@@ -166,7 +171,7 @@ def main() -> None:
     heads += ["ready s", *(["times real time", "MiB"] if is_card else [])]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in options.arch:
-        measure(name, device, options.backend, options.precision, options.runs)
+        measure(name, device, options.backend, options.precision, options.runs, options.batch)
 
 
 if __name__ == "__main__":
