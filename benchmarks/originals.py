@@ -12,6 +12,7 @@ umx            the package openunmix (1.3.0; `python benchmarks/peers.py` makes 
 x-umx, umx-nnabla    x-umx of github.com/sony/ai-research-code, and a Python with NNabla (3.10)
 d3net          d3net/music-source-separation of the same, and the same Python: vocals
 unet-tfc-tdf   github.com/ws-choi/ISMIR2020_U_Nets_SVS: the larger network, vocals
+unet-tdc       the same: the network whose frames know nothing of each other, vocals
 lasaft         github.com/ws-choi/Conditioned-Source-Separation-LaSAFT: four stems
 bsrnn          github.com/amanteur/BandSplitRNN-PyTorch, with its requirements: vocals
 
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import wave
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,18 +146,28 @@ def separate_d3net(checkout: Path, weights: Path, song: np.ndarray) -> Stems:
     return {"vocals": util.stft2time_domain(estimate, 1024)}
 
 
-def import_unet(checkout: Path) -> tuple[Any, Any, Any]:
+UNET_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "tfc_tdf": {"n_fft": 4096, "num_frame": 128, "n_blocks": 9}
+    | {"bn_factor": 16, "min_bn_units": 16, "tfc_tdf_bias": True},
+    # As its published weights have it.
+    "tdc": {"n_fft": 2048, "num_frame": 64, "n_blocks": 17}
+    | {"spec_type": "complex", "input_channels": 4, "spec_est_mode": "mapping"}
+    | {"last_activation": "identity"},
+}
+
+
+def import_unet(case: str, checkout: Path) -> tuple[Any, Any, Any]:
     torch, tool = importlib.import_module("torch"), load_tool("unet")
     tool.prepare(checkout)
     name_stand_ins()
     # As published: the tool's networks are too small for that.
     fourier = importlib.import_module("source_separation.utils.fourier")
     fourier.get_trim_length.__defaults__ = (PUBLISHED_TRIM,)
-    module = importlib.import_module("source_separation.models.tfc_tdf_net")
-    sizes = {"n_fft": 4096, "hop_length": 1024, "num_frame": 128, "n_blocks": 9}
-    sizes |= {"internal_channels": 24, "n_internal_layers": 5, "bn_factor": 16, "min_bn_units": 16}
-    settings = {**tool.COMMON, **tool.CASES["tfc_tdf"], **sizes, "tfc_tdf_bias": True}
-    return torch, tool, (settings, module.TFC_TDF_NET_Framework(**settings).eval())
+    module = importlib.import_module(f"source_separation.models.{case}_net")
+    sizes = {"hop_length": 1024, "internal_channels": 24, "n_internal_layers": 5}
+    settings = {**tool.COMMON, **tool.CASES[case], **sizes, **UNET_SIZES[case]}
+    framework = getattr(module, f"{case.upper()}_NET_Framework")
+    return torch, tool, (settings, framework(**settings).eval())
 
 
 def save_lightning(torch: Any, model: Any, settings: Any, path: Path) -> Path:
@@ -174,14 +186,14 @@ def save_lightning(torch: Any, model: Any, settings: Any, path: Path) -> Path:
     return path
 
 
-def make_unet(checkout: Path, folder: Path) -> Path:
-    torch, tool, (settings, model) = import_unet(checkout)
+def make_unet(case: str, checkout: Path, folder: Path) -> Path:
+    torch, tool, (settings, model) = import_unet(case, checkout)
     tool.randomise(model, 0)
     return save_lightning(torch, model, settings, folder / "vocals.ckpt")
 
 
-def separate_unet(checkout: Path, weights: Path, song: np.ndarray) -> Stems:
-    torch, _, (_, model) = import_unet(checkout)
+def separate_unet(case: str, checkout: Path, weights: Path, song: np.ndarray) -> Stems:
+    torch, _, (_, model) = import_unet(case, checkout)
     model.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
     with torch.no_grad():
         return {"vocals": model.separate_track(song)[: len(song)]}
@@ -248,7 +260,12 @@ ORIGINALS: Mapping[str, Original] = {
     "umx-nnabla": Original(make_umx_nnabla, separate_x_umx, WIENER),
     "x-umx": Original(make_x_umx, separate_x_umx, WIENER),
     "d3net": Original(make_d3net, separate_d3net, ("--stems", "vocals")),
-    "unet-tfc-tdf": Original(make_unet, separate_unet, ("--stems", "vocals")),
+    **{
+        f"unet-{case.replace('_', '-')}": Original(
+            partial(make_unet, case), partial(separate_unet, case), ("--stems", "vocals")
+        )
+        for case in UNET_SIZES
+    },
     "lasaft": Original(make_lasaft, separate_lasaft),
     "bsrnn": Original(make_bsrnn, separate_bsrnn, ("--stems", "vocals")),
 }

@@ -9,7 +9,7 @@ configuration.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -252,8 +252,9 @@ class IntermediateBlockUNetConfig(SpectrogramUNetConfig):
     def frame_sizes(self) -> FrameSizes:
         """What the U-Net around the blocks needs to know."""
         sizes = super().frame_sizes
-        framewise = self.block in FRAMEWISE
-        return FrameSizes(**{**vars(sizes), "time_levels": ()}) if framewise else sizes
+        if self.block in FRAMEWISE:
+            return replace(sizes, time_levels=(), is_framewise=True)
+        return sizes
 
 
 def build_block(config: IntermediateBlockUNetConfig, wide_in: int, bins: int) -> nn.Module:

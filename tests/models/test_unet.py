@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_weights import randomise
 from torch import Tensor
 
 from stemsplit.audio import decode_blocks
 from stemsplit.errors import CheckpointError, UnsafeWeightsError
 from stemsplit.models.base import StemModel
+from stemsplit.models.blocks import framewise
 from stemsplit.models.unet import IntermediateBlockUNet, IntermediateBlockUNetConfig
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.build import build_model
@@ -366,3 +368,25 @@ def test_a_spectrogram_that_nobody_reads_is_let_go(
     light = IntermediateBlockUNet(config).lighten(carry)
     assert light.mixture.shape == carry.mixture.shape
     assert (light.mixture.untyped_storage().nbytes() > 8) == is_read
+
+
+@pytest.mark.parametrize("block", ["tdf", "tdc"])
+@torch.no_grad()
+def test_frames_that_know_nothing_of_each_other_go_some_at_a_time(
+    block: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = IntermediateBlockUNetConfig(("vocals",), n_fft=64, blocks=5, width=4, block=block)
+    model = IntermediateBlockUNet(config).eval()
+    randomise(model)
+    net = model.core.nets["vocals"]
+    planes = torch.randn(3, 4, 50, 33, generator=torch.Generator().manual_seed(0))
+    whole = net.run(planes)
+    seen: list[int] = []
+    net.first.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[2]))
+    assert torch.equal(net(planes), whole)
+    assert seen == [50], "these fit"
+    seen.clear()
+    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", 2 * 7 * 3 * 4 * 33)
+    torch.testing.assert_close(net(planes), whole)
+    assert sum(seen) == 50
+    assert max(seen) <= 7

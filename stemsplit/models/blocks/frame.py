@@ -32,6 +32,7 @@ class FrameSizes:
         bins: F at the border, n_fft / 2 + 1.
         first_activation: Behind the first convolution.
         last_activation: Behind the last one.
+        is_framewise: Whether no frame knows of another, in any block.
     """
 
     planes: int
@@ -41,6 +42,7 @@ class FrameSizes:
     bins: int
     first_activation: str
     last_activation: str
+    is_framewise: bool = False
 
 
 class Resample(nn.Module):
@@ -85,6 +87,7 @@ class UNetFrame(nn.Module):
         super().__init__()
         width, levels = sizes.width, sizes.levels
         self._begin_grows = -(-width // sizes.planes)
+        self._is_framewise = sizes.is_framewise
         self.first = nn.Conv2d(sizes.planes, width, (1, 2))
         self.first_norm = nn.BatchNorm2d(width)
         self.first_activation = build_activation(sizes.first_activation)
@@ -105,6 +108,11 @@ class UNetFrame(nn.Module):
 
         Shape: (B, planes, N, F) -> (B', planes, N, F).
         """
+        if self._is_framewise:
+            # All the way for some frames, then for the next: so few that their images stay in a
+            # cache, and not so few that layers take longer to begin than to compute.
+            grows = 2 * self._begin_grows
+            return by_frames(self.run, x, training=self.training, grows=grows)
         # A whole song's pieces are a batch: side by side they would take memory that grows with it.
         if self.training or x.shape[0] == 1:
             return self.run(x)
