@@ -18,7 +18,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("stemsplit", "backends", "native")
-SOURCES = tuple(FOLDER / name for name in ("convolution.c", "dense.c", "patches.c", "planes.c"))
+SOURCES = tuple(
+    FOLDER / name for name in ("convolution.c", "dense.c", "patches.c", "planes.c", "rows.c")
+)
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 X86 = {
     "avx2": ("-DLANES=8", "-DREGISTERS=16", "-mavx2", "-mfma"),

@@ -118,7 +118,9 @@ class TestBuild:
         with pytest.raises(OSError, match="other sources"):
             Library(path)
 
-    @pytest.mark.parametrize("name", ["convolve_beside", "follow", "convolve_planes", "pack"])
+    @pytest.mark.parametrize(
+        "name", ["convolve_beside", "follow", "convolve_planes", "convolve_rows", "pack"]
+    )
     def test_a_library_without_a_function_is_refused(
         self, name: str, build: ModuleType, tmp_path: Path
     ) -> None:

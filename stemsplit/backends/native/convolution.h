@@ -17,6 +17,20 @@ typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias))
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 36")
 
+/* Vectors of few numbers, so that few channels fill them: what is computed with these is computed
+   alike with long vectors and with short ones. */
+enum { WIDE = LANES < 8 ? LANES : 8 };
+typedef float some __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
+typedef int32_t some_bits __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
+
+/* Multiply what is below zero. Infinity times zero is no zero, and what is no number stays so. */
+INLINE some bend(some values, float slope) {
+    some below = values * slope;
+    if (slope == 0) below = (some){0};
+    const some_bits is_below = values < 0;
+    return (some)(((some_bits)below & is_below) | ((some_bits)values & ~is_below));
+}
+
 enum { TILE = 4 }; /* outputs that are computed as one, along each axis */
 
 /* A grid of an input's pixels. A kernel on it has three taps per axis, or two where `tall` (rows)
@@ -73,6 +87,25 @@ typedef struct {
     i64 out_row;
     float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
 } Patches;
+
+/* A convolution over the columns of every row alone: rows.c. */
+typedef struct {
+    const float *pixels; /* channels lie side by side */
+    i64 channels, row, pixel; /* strides */
+} RowSource;
+
+typedef struct {
+    i64 columns; /* of what is read; of what is written, `taps` - 1 - 2 `pad` fewer */
+    i64 taps, pad;
+    i64 sources, channels; /* which are read as if they stood side by side; of all of them */
+    i64 wide;              /* channels that come out: whole vectors */
+    const RowSource *source;
+    const float *kernels; /* (taps, channels, wide) */
+    const float *bias;
+    float *out; /* pixels lie side by side */
+    i64 out_row;
+    float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
+} Rows;
 
 void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,
                         float *workspace);

@@ -15,6 +15,7 @@ from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
 from stemsplit.backends.native.patches import NativePatches, fits_patches
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
+from stemsplit.backends.native.rows import NativeRows, fits_rows
 
 POINTS = 36
 MOST_KERNEL_BYTES = 40 << 20
@@ -114,10 +115,14 @@ def _replace(module: nn.Module, library: Library) -> nn.Module | None:
         slope = None if has_more else _find_slope(pieces.behind)
         if slope is not None and fits_patches(pieces.conv, library):
             return NativePatches(library, pieces.conv, slope)
+        if slope is not None and fits_rows(pieces.conv, library):
+            return NativeRows(library, pieces.conv, slope)
         geometry = _find_geometry(pieces.conv, (pieces.zeros[0], pieces.zeros[2]))
         return None if geometry is None else NativeUnit(pieces, geometry, library)
     if fits_patches(module, library):
         return NativePatches(library, module)
+    if fits_rows(module, library):
+        return NativeRows(library, module)
     if fits_planes(module):
         return NativePlanesConv2d(library, module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):

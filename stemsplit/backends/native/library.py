@@ -24,9 +24,13 @@ _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 
 _FUNCTIONS = {
     **dict.fromkeys(("lanes", "patch_lanes", "halves"), ctypes.c_int32),
-    **dict.fromkeys(("task_size", "layer_size", "patches_size", "planes_size"), ctypes.c_int64),
+    **dict.fromkeys(
+        ("task_size", "layer_size", "patches_size", "planes_size", "rows_size"), ctypes.c_int64
+    ),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
-    **dict.fromkeys(("pack", "convolve_beside", "follow", "write_patches", "convolve_planes")),
+    **dict.fromkeys(
+        ("pack", "convolve_beside", "follow", "write_patches", "convolve_planes", "convolve_rows")
+    ),
 }
 """And what they return."""
 
@@ -106,6 +110,30 @@ class Layer(ctypes.Structure):
     )
 
 
+class RowSource(ctypes.Structure):
+    """An image that is read. See `convolution.h`."""
+
+    _fields_ = (
+        ("pixels", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("channels", "row", "pixel")),
+    )
+
+
+class Rows(ctypes.Structure):
+    """All that a convolution is told whose kernel has one row. See `convolution.h`."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("columns", "taps", "pad", "sources", "channels", "wide")
+        ),
+        ("source", ctypes.POINTER(RowSource)),
+        *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),
+        ("out_row", ctypes.c_int64),
+        ("slope", ctypes.c_float),
+    )
+
+
 class Planes(ctypes.Structure):
     """All that a convolution of one channel is told. See `planes.c`."""
 
@@ -122,11 +150,11 @@ class Planes(ctypes.Structure):
 
 
 class Library:
-    """Compiled `convolution.c`, `dense.c`, `patches.c` and `planes.c`.
+    """Compiled `convolution.c`, `dense.c`, `patches.c`, `planes.c` and `rows.c`.
 
     Attributes:
         lanes: How many numbers its vectors hold.
-        patch_lanes: And those of `patches.c`.
+        patch_lanes: And those of `patches.c` and `rows.c`.
         halves: Whether this processor takes them in two steps.
     """
 
@@ -149,10 +177,11 @@ class Library:
                 library.stemsplit_layer_size(),
                 library.stemsplit_patches_size(),
                 library.stemsplit_planes_size(),
+                library.stemsplit_rows_size(),
             )
         except AttributeError as error:
             raise OSError(others) from error
-        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes))):
+        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes, Rows))):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self.patch_lanes: int = library.stemsplit_patch_lanes()
@@ -222,6 +251,17 @@ class Library:
         """
         edges = (rows.start, rows.stop, columns.start, columns.stop)
         self._library.stemsplit_write_patches(ctypes.byref(task), *map(ctypes.c_int64, edges))
+
+    def convolve_rows(self, task: Rows, top: int, bottom: int) -> None:
+        """Compute some rows of an image; other threads go on meanwhile.
+
+        Args:
+            task: Whose pointers are to memory that stays where it is.
+            top: The first row.
+            bottom: The one behind the last.
+        """
+        edges = ctypes.c_int64(top), ctypes.c_int64(bottom)
+        self._library.stemsplit_convolve_rows(ctypes.byref(task), *edges)
 
     def convolve_planes(self, task: Planes, first: int, last: int) -> None:
         """Compute some rows of all channels of all images; other threads go on meanwhile.

@@ -6,12 +6,7 @@
 #include "convolution.h"
 
 /* What is computed at once: vectors of outputs, for some neighbouring pixels. */
-enum { WIDE = LANES < 8 ? LANES : 8, VECTORS = 6, PIXELS = 4 };
-
-/* Of few numbers, so that few channels fill them: the same layers are computed here with long vectors
-   as with short ones. */
-typedef float some __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
-typedef int32_t some_bits __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
+enum { VECTORS = 6, PIXELS = 4 };
 
 KERNEL int32_t stemsplit_patch_lanes(void) { return WIDE; }
 
@@ -56,18 +51,6 @@ static void add_row(const Patches *p, const float *in, const float *kernel, floa
     }
 }
 
-/* Change what is below zero, of whole vectors that lie side by side. Infinity times zero is no zero,
-   and what is no number stays so. */
-static void activate(float slope, float *out, i64 count) {
-    for (i64 at = 0; at < count; at += WIDE) {
-        const some values = *(const some *)(out + at);
-        some below = values * slope;
-        if (slope == 0) below = (some){0};
-        const some_bits is_below = values < 0;
-        *(some_bits *)(out + at) = ((some_bits)below & is_below) | ((some_bits)values & ~is_below);
-    }
-}
-
 /* Compute what rows of patches [top, bottom) give, of the products [left, right) of each row. */
 KERNEL void stemsplit_write_patches(const Patches *p, int64_t top, int64_t bottom, int64_t left,
                                     int64_t right) {
@@ -80,6 +63,7 @@ KERNEL void stemsplit_write_patches(const Patches *p, int64_t top, int64_t botto
                     p->kernels + k * p->sums * p->row, out, right - left,
                     k == 0 || p->out_rows > 1);
             if (p->slope != 1 && (k + 1 == p->in_rows || p->out_rows > 1))
-                activate(p->slope, out, (right - left) * p->row);
+                for (i64 at = 0; at < (right - left) * p->row; at += WIDE)
+                    *(some *)(out + at) = bend(*(some *)(out + at), p->slope);
         }
 }
