@@ -28,7 +28,7 @@
 
 typedef int32_t bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
-enum { TAPS = 3, SIDE = TILE + TAPS - 1, POINTS = SIDE * SIDE };
+enum { POINTS = SIDE * SIDE };
 
 /* Products per step of a matrix product, in vectors: as many as stay in the processor's
    registers. */
@@ -72,21 +72,7 @@ INLINE vec load_some(const float *from, i64 count) {
     return load(all);
 }
 
-/* A row of B^T d. */
-INLINE void spread(vec to[SIDE], vec d0, vec d1, vec d2, vec d3, vec d4, vec d5) {
-    vec even = d4 - 4 * d2, odd = d3 - 4 * d1, far = d4 - d2, twice = 2 * (d3 - d1);
-    to[0] = 4 * d0 - 5 * d2 + d4;
-    to[1] = even + odd, to[2] = even - odd;
-    to[3] = far + twice, to[4] = far - twice;
-    to[5] = 4 * d1 - 5 * d3 + d5;
-}
-
-/* A row of A^T m. */
-INLINE void collect(vec to[TILE], vec m0, vec m1, vec m2, vec m3, vec m4, vec m5) {
-    vec even = m1 + m2, odd = m1 - m2, far_even = m3 + m4, far_odd = m3 - m4;
-    to[0] = m0 + even + far_even, to[1] = odd + 2 * far_odd;
-    to[2] = even + 4 * far_even, to[3] = odd + 8 * far_odd + m5;
-}
+TRANSFORMS(vec)
 
 /* Where each point's numbers of one tile lie, and how many there are. */
 typedef struct {

@@ -31,7 +31,25 @@ INLINE some bend(some values, float slope) {
     return (some)(((some_bits)below & is_below) | ((some_bits)values & ~is_below));
 }
 
-enum { TILE = 4 }; /* outputs that are computed as one, along each axis */
+/* Outputs that are computed as one along an axis, of three taps, and the inputs that they read. */
+enum { TILE = 4, TAPS = 3, SIDE = TILE + TAPS - 1 };
+
+/* Along an axis: B^T d, what stands for a tile's inputs, and A^T m, what the products stand for. */
+#define TRANSFORMS(vector)                                                                      \
+    INLINE void spread(vector to[SIDE], vector d0, vector d1, vector d2, vector d3, vector d4,  \
+                       vector d5) {                                                             \
+        vector even = d4 - 4 * d2, odd = d3 - 4 * d1, far = d4 - d2, twice = 2 * (d3 - d1);     \
+        to[0] = 4 * d0 - 5 * d2 + d4;                                                           \
+        to[1] = even + odd, to[2] = even - odd;                                                 \
+        to[3] = far + twice, to[4] = far - twice;                                               \
+        to[5] = 4 * d1 - 5 * d3 + d5;                                                           \
+    }                                                                                           \
+    INLINE void collect(vector to[TILE], vector m0, vector m1, vector m2, vector m3, vector m4, \
+                        vector m5) {                                                            \
+        vector even = m1 + m2, odd = m1 - m2, far_even = m3 + m4, far_odd = m3 - m4;            \
+        to[0] = m0 + even + far_even, to[1] = odd + 2 * far_odd;                                \
+        to[2] = even + 4 * far_even, to[3] = odd + 8 * far_odd + m5;                            \
+    }
 
 /* A grid of an input's pixels. A kernel on it has three taps per axis, or two where `tall` (rows)
    or `wide` (columns) is 0: then the last of the 6 points along that axis is not needed. */
@@ -100,7 +118,7 @@ typedef struct {
     i64 sources, channels; /* which are read as if they stood side by side; of all of them */
     i64 wide;              /* channels that come out: whole vectors */
     const RowSource *source;
-    const float *kernels; /* (taps, channels, wide) */
+    const float *kernels; /* (taps, channels, wide); of three taps (SIDE, channels, wide): G g */
     const float *bias;
     float *out; /* pixels lie side by side */
     i64 out_row;

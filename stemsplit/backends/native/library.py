@@ -28,6 +28,7 @@ _FUNCTIONS = {
         ("task_size", "layer_size", "patches_size", "planes_size", "rows_size"), ctypes.c_int64
     ),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
+    "rows_workspace": ctypes.c_int64,
     **dict.fromkeys(
         ("pack", "convolve_beside", "follow", "write_patches", "convolve_planes", "convolve_rows")
     ),
@@ -252,16 +253,22 @@ class Library:
         edges = (rows.start, rows.stop, columns.start, columns.stop)
         self._library.stemsplit_write_patches(ctypes.byref(task), *map(ctypes.c_int64, edges))
 
-    def convolve_rows(self, task: Rows, top: int, bottom: int) -> None:
+    def count_row_floats(self, task: Rows) -> int:
+        """Return how large a workspace is for rows."""
+        return int(self._library.stemsplit_rows_workspace(ctypes.byref(task)))
+
+    def convolve_rows(self, task: Rows, top: int, bottom: int, workspace: Tensor) -> None:
         """Compute some rows of an image; other threads go on meanwhile.
 
         Args:
             task: Whose pointers are to memory that stays where it is.
             top: The first row.
             bottom: The one behind the last.
+            workspace: As many floats as `count_row_floats` says, nobody else's meanwhile.
         """
         edges = ctypes.c_int64(top), ctypes.c_int64(bottom)
-        self._library.stemsplit_convolve_rows(ctypes.byref(task), *edges)
+        place = ctypes.c_void_p(workspace.data_ptr())
+        self._library.stemsplit_convolve_rows(ctypes.byref(task), *edges, place)
 
     def convolve_planes(self, task: Planes, first: int, last: int) -> None:
         """Compute some rows of all channels of all images; other threads go on meanwhile.

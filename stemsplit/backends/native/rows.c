@@ -1,13 +1,27 @@
-/* Convolutions over the columns of every row alone, for inference: kernels of one row, by their
+/* Convolutions over the columns of every row alone, for inference: kernels of one row. Those of three
+   taps by Winograd's minimal filtering F(4, 3), which needs half the products; others by their
    definition. Numbers are float32; strides count floats. */
+
+#include <string.h>
 
 #include "convolution.h"
 
-/* What is computed at once: vectors of outputs, for some neighbouring pixels. The sums take most
-   registers, and a kernel's numbers are read once for all of these pixels. */
+/* What is computed at once: vectors of outputs, for some pixels, or some tiles of them. The sums take
+   most registers, and a kernel's numbers are read once for all of these. */
 enum { VECTORS = 3, PIXELS = REGISTERS >= 32 ? 8 : 4, MOST = 8 };
+/* Whose transformed inputs stay in a core's nearest cache. */
+enum { TILES = 16 };
+
+TRANSFORMS(some)
 
 KERNEL int64_t stemsplit_rows_size(void) { return sizeof(Rows); }
+
+/* How many floats a workspace holds. */
+KERNEL int64_t stemsplit_rows_workspace(const Rows *p) {
+    return SIDE * TILES * (p->channels + p->wide);
+}
+
+INLINE i64 count_columns(const Rows *p) { return p->columns + 2 * p->pad - p->taps + 1; }
 
 /* Compute vectors from `at` of the pixels from `column`. Both numbers are constants where this is
    inlined. Taps are those that meet a pixel of the row: of several pixels, all do. */
@@ -36,9 +50,8 @@ INLINE void convolve(const Rows *p, i64 row, i64 column, i64 at, i64 first, i64 
             ((some *)(out + n * p->wide))[v] = bend(sums[n][v], p->slope);
 }
 
-/* Compute rows [top, bottom). */
-KERNEL void stemsplit_convolve_rows(const Rows *p, int64_t top, int64_t bottom) {
-    const i64 columns = p->columns + 2 * p->pad - p->taps + 1;
+static void convolve_by_definition(const Rows *p, i64 top, i64 bottom) {
+    const i64 columns = count_columns(p);
     for (i64 row = top; row < bottom; row++)
         for (i64 at = 0; at < p->wide;) {
             const int vectors = p->wide - at >= VECTORS * WIDE ? VECTORS : 1;
@@ -56,4 +69,100 @@ KERNEL void stemsplit_convolve_rows(const Rows *p, int64_t top, int64_t bottom) 
             }
             at += vectors * WIDE;
         }
+}
+
+/* Transform what a tile reads. Shape of what is written: (SIDE, TILES, channels), from one tile on. */
+INLINE void transform(const Rows *p, i64 row, i64 column, float *to, const int is_inside) {
+    const i64 step = TILES * p->channels;
+    for (const RowSource *s = p->source; s < p->source + p->sources; to += s->channels, s++) {
+        const float *in = s->pixels + row * s->row + (column - p->pad) * s->pixel;
+        for (i64 c = 0; c < s->channels; c += WIDE) {
+            const i64 left = s->channels - c;
+            some inputs[SIDE], points[SIDE];
+            UNROLL for (int j = 0; j < SIDE; j++) {
+                const i64 at = column - p->pad + j;
+                inputs[j] = (some){0};
+                if (!is_inside && (at < 0 || at >= p->columns)) continue;
+                const float *from = in + j * s->pixel + c;
+                if (left >= WIDE) inputs[j] = *(const some *)from;
+                else memcpy(&inputs[j], from, left * sizeof(float));
+            }
+            spread(points, inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5]);
+            UNROLL for (int j = 0; j < SIDE; j++) {
+                if (left >= WIDE) *(some *)(to + j * step + c) = points[j];
+                else memcpy(to + j * step + c, &points[j], left * sizeof(float));
+            }
+        }
+    }
+}
+
+/* Multiply some tiles' numbers of one point. Both numbers are constants where this is inlined. */
+INLINE void multiply(const Rows *p, const float *values, const float *kernel, float *to,
+                     const int vectors, const int tiles) {
+    some sums[MOST][VECTORS] = {0};
+    for (i64 c = 0; c < p->channels; c++, kernel += p->wide)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            const some taps = ((const some *)kernel)[v];
+            UNROLL for (int n = 0; n < tiles; n++)
+                sums[n][v] += values[n * p->channels + c] * taps;
+        }
+    UNROLL for (int n = 0; n < tiles; n++)
+        UNROLL for (int v = 0; v < vectors; v++) ((some *)(to + n * p->wide))[v] = sums[n][v];
+}
+
+static void multiply_points(const Rows *p, const float *values, float *sums, i64 tiles) {
+    for (i64 j = 0; j < SIDE; j++)
+        for (i64 at = 0; at < p->wide;) {
+            const int vectors = p->wide - at >= VECTORS * WIDE ? VECTORS : 1;
+            const float *kernel = p->kernels + j * p->channels * p->wide + at;
+            for (i64 n = 0; n < tiles;) {
+                const int some_tiles = tiles - n >= PIXELS ? PIXELS : 1;
+                const float *from = values + (j * TILES + n) * p->channels;
+                float *to = sums + (j * TILES + n) * p->wide + at;
+#define MULTIPLY(V, N) multiply(p, from, kernel, to, V, N)
+                if (vectors == VECTORS)
+                    some_tiles == 1 ? MULTIPLY(VECTORS, 1) : MULTIPLY(VECTORS, PIXELS);
+                else some_tiles == 1 ? MULTIPLY(1, 1) : MULTIPLY(1, PIXELS);
+                n += some_tiles;
+            }
+            at += vectors * WIDE;
+        }
+}
+
+/* Write a tile's outputs, or as many as the row has. */
+static void write_tile(const Rows *p, i64 row, i64 column, i64 columns, const float *sums) {
+    const i64 step = TILES * p->wide, count = columns - column < TILE ? columns - column : TILE;
+    float *out = p->out + row * p->out_row + column * p->wide;
+    for (i64 at = 0; at < p->wide; at += WIDE) {
+        some m[SIDE], to[TILE];
+        UNROLL for (int j = 0; j < SIDE; j++) m[j] = *(const some *)(sums + j * step + at);
+        collect(to, m[0], m[1], m[2], m[3], m[4], m[5]);
+        for (i64 n = 0; n < count; n++)
+            *(some *)(out + n * p->wide + at) =
+                bend(to[n] + *(const some *)(p->bias + at), p->slope);
+    }
+}
+
+static void convolve_by_tiles(const Rows *p, i64 top, i64 bottom, float *workspace) {
+    const i64 columns = count_columns(p), across = (columns + TILE - 1) / TILE;
+    float *values = workspace, *sums = workspace + SIDE * TILES * p->channels;
+    for (i64 first = top * across; first < bottom * across; first += TILES) {
+        const i64 left = bottom * across - first, tiles = left < TILES ? left : TILES;
+        for (i64 n = 0; n < tiles; n++) {
+            const i64 row = (first + n) / across, column = (first + n) % across * TILE;
+            const int is_inside = column >= p->pad && column - p->pad + SIDE <= p->columns;
+            float *to = values + n * p->channels;
+            is_inside ? transform(p, row, column, to, 1) : transform(p, row, column, to, 0);
+        }
+        multiply_points(p, values, sums, tiles);
+        for (i64 n = 0; n < tiles; n++)
+            write_tile(p, (first + n) / across, (first + n) % across * TILE, columns,
+                       sums + n * p->wide);
+    }
+}
+
+/* Compute rows [top, bottom). */
+KERNEL void stemsplit_convolve_rows(const Rows *p, int64_t top, int64_t bottom, float *workspace) {
+    if (p->taps == TAPS) convolve_by_tiles(p, top, bottom, workspace);
+    else convolve_by_definition(p, top, bottom);
 }

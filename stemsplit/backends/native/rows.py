@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from stemsplit.backends.native.convolution import turn
+from stemsplit.backends.native.convolution import find_workspace, turn
 from stemsplit.backends.native.library import Library, Rows, RowSource
 from stemsplit.dsp.memory import new_empty
 from stemsplit.dsp.threads import run_shares
@@ -16,6 +16,15 @@ from stemsplit.dsp.threads import run_shares
 MOST_KERNEL_BYTES = 1 << 16
 """They are read again for every few pixels, from a near cache. Larger ones are better off as one
 product of matrices, which is torch's way."""
+FILTER: list[list[float]] = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
+"""Winograd's G of F(4, 3): from three taps to what is multiplied."""
 FEWEST_PIXELS = 256
 """For a thread."""
 
@@ -63,6 +72,10 @@ class NativeRows(nn.Module):
         self._pad = layer.padding[1]
         # (C_out, C_in, 1, taps) -> (taps, C_in, C_out).
         kernels = layer.weight.detach().squeeze(2).permute(2, 1, 0)
+        self._taps = len(kernels)
+        if self._taps == len(FILTER[0]):
+            kernels = (torch.tensor(FILTER).double() @ kernels.double().flatten(1)).float()
+            kernels = kernels.unflatten(1, (layer.in_channels, layer.out_channels))
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
         self.register_buffer("kernels", kernels.contiguous())
         self.register_buffer("bias", bias)
@@ -79,7 +92,7 @@ class NativeRows(nn.Module):
         Raises:
             ValueError: Parts of other sizes, channels or numbers than these have to be.
         """
-        taps, channels, wide = self.kernels.shape
+        taps, (_, channels, wide) = self._taps, self.kernels.shape
         parts = tuple(map(turn, parts))
         batch, _, height, width = parts[0].shape
         columns = width + 2 * self._pad - taps + 1
@@ -96,15 +109,19 @@ class NativeRows(nn.Module):
         fewest = -(-FEWEST_PIXELS // columns)
         for place in range(batch):
             task = self._describe([part[place] for part in parts], out[place], width)
-            run_shares(partial(self._library.convolve_rows, task), height, fewest)
+            run_shares(partial(self._convolve, task), height, fewest)
         return out.permute(0, 3, 1, 2)
+
+    def _convolve(self, task: Rows, top: int, bottom: int) -> None:
+        workspace = find_workspace(self._library.count_row_floats(task))
+        self._library.convolve_rows(task, top, bottom, workspace)
 
     def _describe(self, parts: list[Tensor], out: Tensor, width: int) -> Rows:
         """Tell C of one image. Shape: (C_part, H, W), (H, W_out, C_out)."""
-        taps, channels, wide = self.kernels.shape
+        _, channels, wide = self.kernels.shape
         sources = [RowSource(part.data_ptr(), len(part), *part.stride()[1:]) for part in parts]
         return Rows(
-            *(width, taps, self._pad, len(parts), channels, wide),
+            *(width, self._taps, self._pad, len(parts), channels, wide),
             (RowSource * len(sources))(*sources),
             *(one.data_ptr() for one in (self.kernels, self.bias, out)),
             *(out.stride(0), self._slope),
