@@ -74,8 +74,8 @@ class NativeRows(nn.Module):
         kernels = layer.weight.detach().squeeze(2).permute(2, 1, 0)
         self._taps = len(kernels)
         if self._taps == len(FILTER[0]):
-            kernels = (torch.tensor(FILTER).double() @ kernels.double().flatten(1)).float()
-            kernels = kernels.unflatten(1, (layer.in_channels, layer.out_channels))
+            points = torch.tensor(FILTER, dtype=torch.float64) @ kernels.double().flatten(1)
+            kernels = points.float().unflatten(1, kernels.shape[1:])
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
         self.register_buffer("kernels", kernels.contiguous())
         self.register_buffer("bias", bias)
