@@ -83,8 +83,9 @@ def run_pieces(works: Sequence[Callable[[], object]]) -> None:
     Torch's own way, all threads on every step of it, has them wait for one another at every step.
 
     Args:
-        works: Arrays of theirs lie among the caller's. An error of any of them is raised when all
-            are through. Where gradients are recorded, one after the other in the caller's thread.
+        works: Arrays of theirs lie among the caller's. An error of any of them, or an interrupt, is
+            raised when those that have begun are through; no other begins. Where gradients are
+            recorded, one after the other in the caller's thread.
     """
     threads = min(len(works), torch.get_num_threads())
     # Modes that see all of a thread's calls (counters, fakes) see no other thread's.
@@ -105,9 +106,13 @@ def run_pieces(works: Sequence[Callable[[], object]]) -> None:
         torch.set_autocast_dtype("cpu", dtype)
         with torch.inference_mode(is_inference), torch.no_grad(), use_lease(lease):
             while (work := take(waiting)) is not None:
-                work()
+                try:
+                    work()
+                except BaseException:
+                    waiting.clear()  # nobody wants the rest
+                    raise
 
-    _run_beside([run] * threads)
+    _run_beside([run] * threads, stop=waiting.clear)
 
 
 def take(waiting: deque[Item]) -> Item | None:
@@ -119,11 +124,18 @@ def take(waiting: deque[Item]) -> Item | None:
 
 
 def _run_beside(
-    others: Sequence[Callable[[], object]], own: Callable[[], object] | None = None
+    others: Sequence[Callable[[], object]],
+    own: Callable[[], object] | None = None,
+    stop: Callable[[], object] = lambda: None,
 ) -> None:
     """Do pieces of work in other threads, and one in the caller's.
 
     A helper does all by itself: another's would wait for it.
+
+    Args:
+        others: For other threads.
+        own: For the caller.
+        stop: Called when the caller is interrupted: what has not begun is not to begin.
     """
     runs: list[Future[object]] = []
     try:
@@ -135,12 +147,12 @@ def _run_beside(
         if own is not None:
             own()
     finally:
-        _wait_for_all(runs)
+        _wait_for_all(runs, stop)
     for run in runs:
         run.result()
 
 
-def _wait_for_all(runs: Sequence[Future[Any]]) -> None:
+def _wait_for_all(runs: Sequence[Future[Any]], stop: Callable[[], object]) -> None:
     """Wait, whatever stops the caller: what they write to stays until the last is through."""
     interrupt: KeyboardInterrupt | None = None
     while True:
@@ -148,6 +160,7 @@ def _wait_for_all(runs: Sequence[Future[Any]]) -> None:
             wait(runs)
         except KeyboardInterrupt as error:
             interrupt = error
+            stop()
             continue
         break
     if interrupt is not None:

@@ -94,13 +94,21 @@ def test_what_is_left_to_others(library: Library) -> None:
         assert not fits_rows(layer, library)
 
 
+@pytest.mark.parametrize(("taps", "pad"), [(2, 1), (3, 1), (3, 2), (5, 4)])
 @torch.no_grad()
 def test_nothing_is_read_or_written_past_the_end(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: Library, taps: int, pad: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = nn.Conv2d(5, 8, (1, 3), padding=(0, 1))
+    layer = nn.Conv2d(5, 8, (1, taps), padding=(0, pad))
     native = NativeRows(library, layer)
     for height, width in ((1, 1), (3, 4), (2, 9), (4, 17)):
+        scratch: list[Tensor] = []
+
+        def fence_scratch(floats: int, *, scratch: list[Tensor] = scratch) -> Tensor:
+            scratch.append(torch.full((floats + 128,), torch.nan))
+            return scratch[0][64:-64]
+
+        monkeypatch.setattr("stemsplit.backends.native.rows.find_workspace", fence_scratch)
         memory = torch.full((5 * height * width + 128,), torch.nan)
         image = draw(1, 5, height, width)
         memory[64:-64] = image.permute(0, 2, 3, 1).flatten()
@@ -114,8 +122,9 @@ def test_nothing_is_read_or_written_past_the_end(
         monkeypatch.setattr("stemsplit.backends.native.rows.new_empty", fence)
         found = native(fenced)
         torch.testing.assert_close(found, layer(image), rtol=1e-5, atol=1e-5)
-        assert kept[0][:64].isnan().all()
-        assert kept[0][-64:].isnan().all()
+        for fences in (kept[0], scratch[0]):
+            assert fences[:64].isnan().all()
+            assert fences[-64:].isnan().all()
 
 
 @torch.no_grad()

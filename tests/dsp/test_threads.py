@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,5 +250,26 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
             done.append(1)
 
         with pytest.raises(ValueError, match="this one"):
-            run_pieces([fail, work, work])
-        assert done == [1, 1]
+            run_pieces([work, fail, work, work])
+        assert done == [1], "what has begun is finished, and no more is begun"
+
+    @torch.no_grad()
+    def test_an_interrupt_leaves_what_has_not_begun(self) -> None:
+        done: list[int] = []
+        real = threads.wait
+
+        def interrupted(runs: Any) -> object:
+            if not done:
+                time.sleep(0.05)
+                done.append(0)
+                raise KeyboardInterrupt
+            return real(runs)
+
+        def work() -> None:
+            time.sleep(0.1)
+            done.append(1)
+
+        self.monkeypatch.setattr(threads, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_pieces([work] * 20)
+        assert done == [0, 1, 1], "the two that had begun"

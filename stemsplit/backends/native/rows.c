@@ -9,7 +9,7 @@
 /* What is computed at once: vectors of outputs, for some pixels, or some tiles of them. The sums take
    most registers, and a kernel's numbers are read once for all of these. */
 enum { VECTORS = 3, PIXELS = REGISTERS >= 32 ? 8 : 4, MOST = 8 };
-/* Whose transformed inputs stay in a core's nearest cache. */
+/* So many that the numbers of one of their points stay in a core's nearest cache. */
 enum { TILES = 16 };
 
 TRANSFORMS(some)

@@ -108,15 +108,16 @@ class UNetFrame(nn.Module):
 
         Shape: (B, planes, N, F) -> (B', planes, N, F).
         """
+        if self.training:
+            return self.run(x)
+        # A whole song's pieces are a batch: side by side they would take memory that grows with it.
+        if x.shape[0] > 1:
+            return torch.cat([self(one) for one in x.split(1)])
         if self._is_framewise:
             # All the way for some frames, then for the next: so few that their images stay in a
             # cache, and not so few that layers take longer to begin than to compute.
-            grows = 2 * self._begin_grows
-            return by_frames(self.run, x, training=self.training, grows=grows)
-        # A whole song's pieces are a batch: side by side they would take memory that grows with it.
-        if self.training or x.shape[0] == 1:
-            return self.run(x)
-        return torch.cat([self.run(one) for one in x.split(1)])
+            return by_frames(self.run, x, training=False, grows=2 * self._begin_grows)
+        return self.run(x)
 
     def run(self, x: Tensor, conditions: Sequence[object] | None = None) -> Tensor:
         """Go down and up, all items at once.

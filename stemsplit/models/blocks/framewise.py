@@ -40,7 +40,7 @@ def by_frames(
         x: Shape (B, C, N, F).
         training: Whether norms look at all frames.
         may_replace: Whether the result may be written over `x`, if it is of the same shape.
-        grows: How many numbers come out for each that goes in.
+        grows: How many numbers come out, or lie in between, for each that goes in.
 
     Returns:
         Shape (B', C', N', F').
