@@ -99,9 +99,10 @@ def _search(path: Path, registry: Mapping[str, ModelEntry], shelf: Shelf) -> Mod
         try:
             return _fit(entry, path, brought)
         except CheckpointError as error:
-            misfits.append(error)
+            # Without what holds on to the networks that were compared: 20 MiB of objects.
+            misfits.append(error.with_traceback(None))
         except UnsafeWeightsError as error:
-            refusals.append(error)
+            refusals.append(error.with_traceback(None))
     if refusals and not misfits:
         raise refusals[-1]
     # What fits but for a file that is missing says more than what has other shapes.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from stemsplit.errors import (
     UnknownNameError,
     UsageError,
 )
+from stemsplit.models.catalogue import ARCHITECTURES
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
 from stemsplit.separation.separator import Separator
 from stemsplit.weights import disk
@@ -269,6 +272,26 @@ def test_a_configuration_key_that_does_not_exist(tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text().replace("widths", "witdhs"))
     with pytest.raises(UnknownNameError, match="widths"):
         load(tmp_path / "own", tmp_path / "cache")
+
+
+def test_building_a_network_without_weights_imports_no_algebra() -> None:
+    code = (
+        "import sys, dataclasses\n"
+        "from stemsplit.models.catalogue import ARCHITECTURES, find_architecture\n"
+        "from stemsplit.weights.build import build_model\n"
+        "from stemsplit.weights.registry import Registry\n"
+        "like = Registry.load().get('umx')\n"
+        "for name in ARCHITECTURES:\n"
+        "    config = vars(find_architecture(name).Config.tiny(like.stems))\n"
+        "    own = {key: config[key] for key in config.keys() - {'stems', 'channels'}}\n"
+        "    own.pop('sample_rate', None)\n"
+        "    build_model(dataclasses.replace(like, architecture=name, config=own))\n"
+        "    print(name, 'sympy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines() == [f"{name} False" for name in ARCHITECTURES]
 
 
 def test_both_published_routes_give_the_same_stems(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def test_other_shapes_say_which(tmp_path: Path, registry: Registry) -> None:
     write_weights(tmp_path / "own", 16, drums="drums.pth")
     with pytest.raises(CheckpointError, match=r"is umx, but .* have another shape, such as core"):
         find_entry(tmp_path / "own", registry)
+
+
+def test_networks_that_a_file_is_not_of_are_let_go(tmp_path: Path, registry: Registry) -> None:
+    write_weights(tmp_path / "own", 12, drums="drums.pth")
+    gc.collect()
+    gc.disable()
+    try:
+        assert find_entry(tmp_path / "own", registry).files[0].stem == "drums"
+        assert not [one for one in gc.get_objects() if type(one) is OpenUnmix]
+    finally:
+        gc.enable()
 
 
 def test_other_networks_are_no_known_model(tmp_path: Path, registry: Registry) -> None:

@@ -81,7 +81,8 @@ class Attention(nn.Module):
     def __init__(self, embedding: int, width: int, latents: int) -> None:
         super().__init__()
         self.query = nn.Linear(embedding, width)
-        self.keys = nn.Parameter(torch.randn(width, latents))
+        # On torch's device of no memory, `randn` would first import sympy: 40 MiB.
+        self.keys = nn.Parameter(nn.init.normal_(torch.empty(width, latents)))
 
     def forward(self, query: Tensor) -> Tensor:
         """Shape: (S, E) -> (S, L)."""
