@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from stemsplit.backends.native import fusing
 from stemsplit.backends.native.fusing import use_native_convolutions
 from stemsplit.backends.native.library import Library
-from stemsplit.backends.native.rows import NativeRows, fits_rows
+from stemsplit.backends.native.rows import NativeDenseRows, NativeRows, fits_rows
 from stemsplit.backends.torch_core import TorchCore
+from stemsplit.models.blocks.fusion import Pending
 from stemsplit.models.blocks.intermediate import ConvLayer
 from stemsplit.models.unet import IntermediateBlockUNet, IntermediateBlockUNetConfig
 
@@ -137,6 +138,35 @@ def test_threads_change_nothing(library: Library, set_threads: Callable[[int], N
         assert torch.equal(native(x), alone)
 
 
+@pytest.mark.parametrize("pixels", [1, 30, 1024])
+@pytest.mark.parametrize("taps", [3, 5])
+@torch.no_grad()
+def test_layers_that_follow_one_another_give_what_each_gives_alone(
+    library: Library,
+    set_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: int,
+    taps: int,
+) -> None:
+    monkeypatch.setattr("stemsplit.backends.native.rows.PIXELS_AT_ONCE", pixels)
+    torch.manual_seed(taps)
+    layers = [
+        NativeRows(library, nn.Conv2d(channels, 8, (1, taps), padding=(0, taps // 2)), 0.0)
+        for channels in (7, 15, 23)
+    ]
+    dense = NativeDenseRows(layers)
+    for batch, height, width in ((1, 1, 1), (1, 29, 13), (2, 7, 40)):
+        image, other = draw(batch, 5, height, width), draw(batch, 1, height, width)
+        pending = Pending(lambda x: torch.cat((x, -x), dim=1), other)
+        seen = [pending.compute(), image]
+        for layer in layers:
+            seen.insert(0, layer(*seen))
+        for threads in (1, 3):
+            set_threads(threads)
+            assert torch.equal(dense([pending, image]), seen[0])
+            assert torch.equal(dense(seen[-2:]), seen[0])
+
+
 def test_wrong_images_are_refused(library: Library) -> None:
     native = NativeRows(library, nn.Conv2d(8, 8, (1, 3), padding=(0, 1)))
     x = torch.zeros(1, 8, 4, 4)
@@ -165,6 +195,7 @@ def test_a_whole_network(library: Library, monkeypatch: pytest.MonkeyPatch) -> N
     kinds = [type(one) for one in core._core.modules()]
     assert ConvLayer not in kinds
     assert kinds.count(NativeRows) >= 5 * 2
+    assert kinds.count(NativeDenseRows) == 5
     expected = copy.deepcopy(model.core).double()(planes.double())
     assert (core((planes,))[0] - expected).norm() < 1e-5 * expected.norm()
 

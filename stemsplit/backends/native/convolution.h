@@ -110,6 +110,7 @@ typedef struct {
 typedef struct {
     const float *pixels; /* channels lie side by side */
     i64 channels, row, pixel; /* strides */
+    i64 rows; /* how many there are; behind the last one stands the first again */
 } RowSource;
 
 typedef struct {
@@ -121,7 +122,7 @@ typedef struct {
     const float *kernels; /* (taps, channels, wide); of three taps (SIDE, channels, wide): G g */
     const float *bias;
     float *out; /* pixels lie side by side */
-    i64 out_row;
+    i64 out_row, out_rows; /* as of a source */
     float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
 } Rows;
 

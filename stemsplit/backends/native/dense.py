@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from stemsplit.backends.native.convolution import TILE, NativeConv2d, find_workspace, turn
 from stemsplit.backends.native.library import Layer, Patches, Task
 from stemsplit.backends.native.patches import NativePatches
+from stemsplit.backends.native.pending import Pending
 from stemsplit.dsp.memory import new_empty
 from stemsplit.dsp.threads import run_together, take
 
@@ -31,21 +31,6 @@ MOST_COLUMNS, FEWEST_COLUMNS = 256, 128
 """Of a strip. Layers before the last compute some columns of the neighbouring strips, too."""
 MOST_SHARED = 0.25
 """How many of a strip's columns, at most, the first layer may compute beside it on each side."""
-
-
-class Pending(Protocol):
-    """What a layer makes of an image. See `stemsplit.models.blocks.fusion`."""
-
-    @property
-    def layer(self) -> Callable[[Tensor], Tensor]:
-        """The layer."""
-
-    @property
-    def image(self) -> Tensor:
-        """What it reads."""
-
-    def compute(self) -> Tensor:
-        """Return all of it."""
 
 
 class NativeDense(nn.Module):

@@ -15,7 +15,7 @@ from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
 from stemsplit.backends.native.patches import NativePatches, fits_patches
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
-from stemsplit.backends.native.rows import NativeRows, fits_rows
+from stemsplit.backends.native.rows import NativeDenseRows, NativeRows, fits_rows
 
 POINTS = 36
 MOST_KERNEL_BYTES = 40 << 20
@@ -94,16 +94,18 @@ def _replace_chain(module: nn.Module, names: Sequence[str], library: Library) ->
             setattr(module, name, nn.Identity())
 
 
-def _join_layers(module: nn.Module) -> NativeDense | None:
+def _join_layers(module: nn.Module) -> NativeDense | NativeDenseRows | None:
     """Return what computes a dense block, all of whose layers are bare convolutions in C by now."""
     if not isinstance(module, HasDenseLayers):
         return None
-    layers = []
-    for unit in module.dense_layers():
-        if not (isinstance(unit, NativeUnit) and unit.is_bare and unit.conv.keeps_rows):
-            return None
-        layers.append(unit.conv)
-    return NativeDense(layers)
+    units = list(module.dense_layers())
+    rows = [unit for unit in units if isinstance(unit, NativeRows) and unit.keeps_width]
+    if len(rows) == len(units):
+        return NativeDenseRows(rows)
+    bare = [unit.conv for unit in units if isinstance(unit, NativeUnit) and unit.is_bare]
+    if len(bare) == len(units) and all(conv.keeps_rows for conv in bare):
+        return NativeDense(bare)
+    return None
 
 
 def _replace(module: nn.Module, library: Library) -> nn.Module | None:

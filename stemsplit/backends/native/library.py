@@ -30,7 +30,7 @@ _FUNCTIONS = {
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
     "rows_workspace": ctypes.c_int64,
     **dict.fromkeys(
-        ("pack", "convolve_beside", "follow", "write_patches", "convolve_planes", "convolve_rows")
+        ("pack", "convolve_beside", "follow", "write_patches", "convolve_planes", "follow_rows")
     ),
 }
 """And what they return."""
@@ -116,7 +116,7 @@ class RowSource(ctypes.Structure):
 
     _fields_ = (
         ("pixels", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("channels", "row", "pixel")),
+        *((name, ctypes.c_int64) for name in ("channels", "row", "pixel", "rows")),
     )
 
 
@@ -130,7 +130,7 @@ class Rows(ctypes.Structure):
         ),
         ("source", ctypes.POINTER(RowSource)),
         *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),
-        ("out_row", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("out_row", "out_rows")),
         ("slope", ctypes.c_float),
     )
 
@@ -257,18 +257,21 @@ class Library:
         """Return how large a workspace is for rows."""
         return int(self._library.stemsplit_rows_workspace(ctypes.byref(task)))
 
-    def convolve_rows(self, task: Rows, top: int, bottom: int, workspace: Tensor) -> None:
-        """Compute some rows of an image; other threads go on meanwhile.
+    def follow_rows(self, layers: Sequence[Rows], rows: range, workspace: Tensor) -> None:
+        """Compute some rows of what the last of some layers gives; other threads go on meanwhile.
 
         Args:
-            task: Whose pointers are to memory that stays where it is.
-            top: The first row.
-            bottom: The one behind the last.
-            workspace: As many floats as `count_row_floats` says, nobody else's meanwhile.
+            layers: Whose pointers are to memory that stays where it is.
+            rows: Which; their step is how many of each layer are computed at once.
+            workspace: As many floats as `count_row_floats` says for any of the layers, nobody
+                else's meanwhile.
         """
-        edges = ctypes.c_int64(top), ctypes.c_int64(bottom)
-        place = ctypes.c_void_p(workspace.data_ptr())
-        self._library.stemsplit_convolve_rows(ctypes.byref(task), *edges, place)
+        numbers = (len(layers), rows.start, rows.stop, rows.step)
+        self._library.stemsplit_follow_rows(
+            (Rows * len(layers))(*layers),
+            *map(ctypes.c_int64, numbers),
+            ctypes.c_void_p(workspace.data_ptr()),
+        )
 
     def convolve_planes(self, task: Planes, first: int, last: int) -> None:
         """Compute some rows of all channels of all images; other threads go on meanwhile.

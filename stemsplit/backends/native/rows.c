@@ -23,6 +23,14 @@ KERNEL int64_t stemsplit_rows_workspace(const Rows *p) {
 
 INLINE i64 count_columns(const Rows *p) { return p->columns + 2 * p->pad - p->taps + 1; }
 
+INLINE const float *find_row(const RowSource *s, i64 row) {
+    return s->pixels + row % s->rows * s->row;
+}
+
+INLINE float *find_place(const Rows *p, i64 row, i64 column) {
+    return p->out + row % p->out_rows * p->out_row + column * p->wide;
+}
+
 /* Compute vectors from `at` of the pixels from `column`. Both numbers are constants where this is
    inlined. Taps are those that meet a pixel of the row: of several pixels, all do. */
 INLINE void convolve(const Rows *p, i64 row, i64 column, i64 at, i64 first, i64 last,
@@ -34,7 +42,7 @@ INLINE void convolve(const Rows *p, i64 row, i64 column, i64 at, i64 first, i64 
     for (i64 tap = first; tap < last; tap++) {
         const float *kernel = p->kernels + tap * p->channels * p->wide + at;
         for (const RowSource *s = p->source; s < p->source + p->sources; s++) {
-            const float *in = s->pixels + row * s->row + (column + tap - p->pad) * s->pixel;
+            const float *in = find_row(s, row) + (column + tap - p->pad) * s->pixel;
             for (i64 c = 0; c < s->channels; c++, kernel += p->wide) {
                 UNROLL for (int v = 0; v < vectors; v++) {
                     const some taps = ((const some *)kernel)[v];
@@ -44,7 +52,7 @@ INLINE void convolve(const Rows *p, i64 row, i64 column, i64 at, i64 first, i64 
             }
         }
     }
-    float *out = p->out + row * p->out_row + column * p->wide + at;
+    float *out = find_place(p, row, column) + at;
     UNROLL for (int n = 0; n < pixels; n++)
         UNROLL for (int v = 0; v < vectors; v++)
             ((some *)(out + n * p->wide))[v] = bend(sums[n][v], p->slope);
@@ -75,7 +83,7 @@ static void convolve_by_definition(const Rows *p, i64 top, i64 bottom) {
 INLINE void transform(const Rows *p, i64 row, i64 column, float *to, const int is_inside) {
     const i64 step = TILES * p->channels;
     for (const RowSource *s = p->source; s < p->source + p->sources; to += s->channels, s++) {
-        const float *in = s->pixels + row * s->row + (column - p->pad) * s->pixel;
+        const float *in = find_row(s, row) + (column - p->pad) * s->pixel;
         for (i64 c = 0; c < s->channels; c += WIDE) {
             const i64 left = s->channels - c;
             some inputs[SIDE], points[SIDE];
@@ -132,7 +140,7 @@ static void multiply_points(const Rows *p, const float *values, float *sums, i64
 /* Write a tile's outputs, or as many as the row has. */
 static void write_tile(const Rows *p, i64 row, i64 column, i64 columns, const float *sums) {
     const i64 step = TILES * p->wide, count = columns - column < TILE ? columns - column : TILE;
-    float *out = p->out + row * p->out_row + column * p->wide;
+    float *out = find_place(p, row, column);
     for (i64 at = 0; at < p->wide; at += WIDE) {
         some m[SIDE], to[TILE];
         UNROLL for (int j = 0; j < SIDE; j++) m[j] = *(const some *)(sums + j * step + at);
@@ -162,7 +170,17 @@ static void convolve_by_tiles(const Rows *p, i64 top, i64 bottom, float *workspa
 }
 
 /* Compute rows [top, bottom). */
-KERNEL void stemsplit_convolve_rows(const Rows *p, int64_t top, int64_t bottom, float *workspace) {
+static void convolve_rows(const Rows *p, i64 top, i64 bottom, float *workspace) {
     if (p->taps == TAPS) convolve_by_tiles(p, top, bottom, workspace);
     else convolve_by_definition(p, top, bottom);
+}
+
+/* Compute rows [top, bottom) of the last layer, `step` rows of each layer after the other. */
+KERNEL void stemsplit_follow_rows(const Rows *layers, int64_t count, int64_t top, int64_t bottom,
+                                  int64_t step, float *workspace) {
+    for (i64 row = top; row < bottom; row += step) {
+        const i64 end = row + step < bottom ? row + step : bottom;
+        for (const Rows *p = layers; p < layers + count; p++)
+            convolve_rows(p, row, end, workspace);
+    }
 }

@@ -1,7 +1,13 @@
-"""Convolutions over the columns of every row alone: a spectrogram's frequencies, frame by frame."""
+"""Convolutions over the columns of every row alone: a spectrogram's frequencies, frame by frame.
+
+Every row is computed by itself, so a dense block of such layers goes some rows at a time through
+all of them: what one layer gives the next is in a core's own cache.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeGuard
 
@@ -10,6 +16,7 @@ from torch import Tensor, nn
 
 from stemsplit.backends.native.convolution import find_workspace, turn
 from stemsplit.backends.native.library import Library, Rows, RowSource
+from stemsplit.backends.native.pending import Pending
 from stemsplit.dsp.memory import new_empty
 from stemsplit.dsp.threads import run_shares
 
@@ -27,6 +34,8 @@ FILTER: list[list[float]] = [
 """Winograd's G of F(4, 3): from three taps to what is multiplied."""
 FEWEST_PIXELS = 256
 """For a thread."""
+PIXELS_AT_ONCE = 1024
+"""Of a layer, before the next one's turn."""
 
 
 def fits_rows(layer: nn.Module, library: Library) -> TypeGuard[nn.Conv2d]:
@@ -66,7 +75,7 @@ class NativeRows(nn.Module):
             slope: Of the activation behind it, below zero: 1 is none, 0 a ReLU.
         """
         super().__init__()
-        self._library = library
+        self.library = library
         self._slope = slope
         assert not isinstance(layer.padding, str), "`fits_rows` takes none of these"
         self._pad = layer.padding[1]
@@ -80,6 +89,15 @@ class NativeRows(nn.Module):
         self.register_buffer("kernels", kernels.contiguous())
         self.register_buffer("bias", bias)
 
+    @property
+    def keeps_width(self) -> bool:
+        """Whether as many columns come out as go in."""
+        return self.count_columns(0) == 0
+
+    def count_columns(self, width: int) -> int:
+        """Return W_out for W."""
+        return width + 2 * self._pad - self._taps + 1
+
     def forward(self, *parts: Tensor) -> Tensor:
         """Convolve what is read as if the parts' channels stood side by side.
 
@@ -92,37 +110,95 @@ class NativeRows(nn.Module):
         Raises:
             ValueError: Parts of other sizes, channels or numbers than these have to be.
         """
-        taps, (_, channels, wide) = self._taps, self.kernels.shape
-        parts = tuple(map(turn, parts))
-        batch, _, height, width = parts[0].shape
-        columns = width + 2 * self._pad - taps + 1
+        return _follow([self], parts)
+
+    def check(self, parts: Sequence[Tensor]) -> None:
+        """Refuse what C would read wrongly. See `forward`."""
         sizes = {(len(part), *part.shape[2:]) for part in parts}
         is_known = all(part.dtype == torch.float32 for part in parts)
+        channels, width = self.kernels.shape[1], parts[0].shape[3]
         if len(sizes) > 1 or sum(part.shape[1] for part in parts) != channels or not is_known:
             raise ValueError(
                 f"{channels} channels of float32 come in, not {[tuple(p.shape) for p in parts]} "
                 f"of {parts[0].dtype}"
             )
-        if columns < 1:
-            raise ValueError(f"rows of {width} are too short for {taps} taps")
-        out = new_empty(parts[0], (batch, height, columns, wide))
-        fewest = -(-FEWEST_PIXELS // columns)
-        for place in range(batch):
-            task = self._describe([part[place] for part in parts], out[place], width)
-            run_shares(partial(self._convolve, task), height, fewest)
-        return out.permute(0, 3, 1, 2)
+        if self.count_columns(width) < 1:
+            raise ValueError(f"rows of {width} are too short for {self._taps} taps")
 
-    def _convolve(self, task: Rows, top: int, bottom: int) -> None:
-        workspace = find_workspace(self._library.count_row_floats(task))
-        self._library.convolve_rows(task, top, bottom, workspace)
-
-    def _describe(self, parts: list[Tensor], out: Tensor, width: int) -> Rows:
-        """Tell C of one image. Shape: (C_part, H, W), (H, W_out, C_out)."""
+    def count_floats(self) -> int:
+        """Return how many C needs beside what is read and written."""
         _, channels, wide = self.kernels.shape
-        sources = [RowSource(part.data_ptr(), len(part), *part.stride()[1:]) for part in parts]
+        return self.library.count_row_floats(Rows(channels=channels, wide=wide))
+
+    def describe(self, images: Sequence[Tensor], out: Tensor) -> Rows:
+        """Tell C of one image. Shape: (H, W, C_part), (H, W_out, C_out)."""
+        _, channels, wide = self.kernels.shape
+        sources = [
+            RowSource(image.data_ptr(), image.shape[2], *image.stride()[:2], len(image))
+            for image in images
+        ]
         return Rows(
-            *(width, self._taps, self._pad, len(parts), channels, wide),
+            *(images[0].shape[1], self._taps, self._pad, len(images), channels, wide),
             (RowSource * len(sources))(*sources),
             *(one.data_ptr() for one in (self.kernels, self.bias, out)),
-            *(out.stride(0), self._slope),
+            *(out.stride(0), len(out), self._slope),
         )
+
+
+class NativeDenseRows(nn.Module):
+    """Such convolutions, each of which reads the block's inputs and all outputs before it.
+
+    Shape: parts of (B, C_in, H, W) -> (B, C_out, H, W).
+    """
+
+    def __init__(self, layers: Sequence[NativeRows]) -> None:
+        """Put layers together.
+
+        Args:
+            layers: All of which keep the width.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, parts: Sequence[Tensor | Pending]) -> Tensor:
+        """Return the last layer's output, of layers that read what is newest first.
+
+        Args:
+            parts: Some may be yet to be computed. Shape of each: (B, C_part, H, W).
+
+        Returns:
+            Shape (B, C_out, H, W).
+        """
+        images = [part if isinstance(part, Tensor) else part.compute() for part in parts]
+        return _follow([*self.layers], images)
+
+
+def _follow(layers: Sequence[NativeRows], parts: Sequence[Tensor]) -> Tensor:
+    """Return what the last layer gives. Shape: parts of (B, C_in, H, W) -> (B, C_out, H, W_out)."""
+    images = tuple(map(turn, parts))
+    layers[0].check(images)
+    batch, _, height, width = images[0].shape
+    columns, wide = layers[-1].count_columns(width), len(layers[-1].bias)
+    out = new_empty(images[0], (batch, height, columns, wide))
+    for place in range(batch):
+        of_one = [image[place].permute(1, 2, 0) for image in images]
+        work = partial(_compute, layers, of_one, out[place])
+        run_shares(work, height, -(-FEWEST_PIXELS // columns))
+    return out.permute(0, 3, 1, 2)
+
+
+def _compute(
+    layers: Sequence[NativeRows], images: Sequence[Tensor], out: Tensor, top: int, bottom: int
+) -> None:
+    """Compute rows of one image. Shape: (H, W, C_part), (H, W_out, C_out)."""
+    width = images[0].shape[1]
+    step = min(bottom - top, -(-PIXELS_AT_ONCE // width))
+    sizes = [(step, width, len(layer.bias)) for layer in layers[:-1]]
+    counts = [max(layer.count_floats() for layer in layers), *map(math.prod, sizes)]
+    workspace, *windows = find_workspace(sum(counts))[: sum(counts)].split(counts)
+    goals = [window.view(size) for window, size in zip(windows, sizes, strict=True)]
+    tasks = []
+    for layer, goal in zip(layers, (*goals, out), strict=True):
+        tasks.append(layer.describe(images, goal))
+        images = [goal, *images]
+    layers[0].library.follow_rows(tasks, range(top, bottom, step), workspace)
