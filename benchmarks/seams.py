@@ -1,6 +1,7 @@
 """What cutting a song into chunks does: stemsplit's own framing beside the original authors'.
 
     python benchmarks/seams.py [MODEL ...] [--arch NAME ...] [--memory 1] [--segment SECONDS]
+        [--shifts N]
 
 The song is stempeg's excerpt again and again, with its true stems. "SNR": the chunked stems beside
 those of the whole song in the authors' framing. "SDR": each beside the true stems. "wobble": how
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--arch", nargs="*", default=[])
     parser.add_argument("--memory", type=float, default=1)
     parser.add_argument("--segment", type=float)
+    parser.add_argument("--shifts", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     song = read_song(options.seconds)
@@ -104,7 +106,7 @@ def main() -> None:
     for name in options.models:
         model = stemsplit.load_model(name)
         tone = make_tone(song["mixture"].shape[1], model.sample_rate)
-        ours = stemsplit.Separator(model)
+        ours = stemsplit.Separator(model, shifts=options.shifts)
         whole = stemsplit.Separator(model, framing="original")
         chunked, framed = (one.separate(song["mixture"]) for one in (ours, whole))
         wobbles = [

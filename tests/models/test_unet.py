@@ -126,7 +126,7 @@ def test_a_chunk_is_one_input_without_zeros_around_it(case: str, tmp_path: Path)
     for samples in (model.chunk.samples, model.chunk.samples - 5):
         inputs, carry = model.encode(song[..., :samples])
         assert inputs[0].shape[0] == 2
-        assert inputs[0].shape[2] % 2 ** (model.config.levels) == (1 if "tdc" in case else 0)
+        assert inputs[0].shape[2] % 2 ** (model.config.levels) == 0
         assert model.decode(model.run_core(inputs), carry).shape == (2, 1, 2, samples)
 
 
@@ -318,35 +318,38 @@ def measure_sdr(true: Tensor, heard: Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_real_weights_separate_as_published_and_better_in_chunks(tdc: StemModel) -> None:
+def test_real_weights_separate_as_published(tdc: StemModel) -> None:
     mixture, vocals = (read_stream(stream, 262_144) for stream in (0, 4))
     whole = Separator(tdc, framing="original").separate(mixture)["vocals"]
     assert measure_sdr(vocals, whole) >= 1.88
     assert measure_sdr(mixture - vocals, mixture - whole) >= 8.97
     # Where its frames lie, the network hears: a song that begins a little later is up to 0.2 dB
-    # better or worse in the original's pieces, and the excerpt as it is happens to be their best.
-    assert measure_sdr(vocals, Separator(tdc).separate(mixture)["vocals"]) >= 1.87
+    # better or worse, and the excerpt as it is happens to be the original's best. Two shifts
+    # average that.
+    assert measure_sdr(vocals, Separator(tdc).separate(mixture)["vocals"]) >= 1.78
+    shifted = Separator(tdc, shifts=2)
+    assert measure_sdr(vocals, shifted.separate(mixture)["vocals"]) >= 1.88
     late = torch.nn.functional.pad(mixture[:, :131_072], (450, 0))
     sdr = [
         measure_sdr(vocals[:, :131_072], one.separate(late)["vocals"][:, 450:])
-        for one in (Separator(tdc), Separator(tdc, framing="original"))
+        for one in (shifted, Separator(tdc, framing="original"))
     ]
     assert sdr[0] > sdr[1] + 0.1
 
 
-def test_a_steady_tone_through_chunks_is_steadier_than_through_pieces(tdc: StemModel) -> None:
+def test_a_steady_tone_is_steadier_through_two_shifts(tdc: StemModel) -> None:
     clock = torch.arange(150_000, dtype=torch.float64) / 44100
     tone = sum(
         0.2 / number * torch.sin(2 * torch.pi * 220 * number * clock + number**2)
         for number in range(1, 13)
     )
     song = tone.float().expand(2, -1)
-    strays = {}
-    for framing in ("original", "default"):
-        heard = Separator(tdc, framing=framing).separate(song)["vocals"][:, 20_000:-20_000]
+    strays = []
+    for separator in (Separator(tdc, framing="original"), Separator(tdc, shifts=2)):
+        heard = separator.separate(song)["vocals"][:, 20_000:-20_000]
         power_db = 10 * heard.unfold(1, 2048, 1024).square().mean(dim=(0, 2)).log10()
-        strays[framing] = float((power_db - power_db.median()).abs().max())
-    assert strays["default"] < strays["original"] - 3
+        strays.append(float((power_db - power_db.median()).abs().max()))
+    assert strays[1] < strays[0] - 3
 
 
 @pytest.mark.parametrize(
