@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stemsplit.dsp.memory import is_recorded, new_image
+from stemsplit.dsp.memory import is_recorded, new_empty, new_image
 from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.fusion import Part
 from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, add
@@ -63,13 +63,23 @@ def modulate(x: Tensor, condition: Condition) -> Tensor:
     if gamma.dim() == 2:
         return (gamma[:, :, None, None] * x + shift).flatten(0, 1)
     # y[o] = sum_i x[i] gamma[i, o] + beta[o]: a point-wise convolution, whose sigmoid is a gate.
-    points = (x.flatten(3).transpose(2, 3) @ gamma).transpose(2, 3).unflatten(3, x.shape[3:])
+    points = _mix_channels(x.flatten(3).transpose(2, 3), gamma)
+    points = points.transpose(2, 3).unflatten(3, x.shape[3:])
     if is_recorded(points) or points.dtype != x.dtype:
         points = (points + shift).sigmoid() * x
     else:
         points.add_(shift).sigmoid_().mul_(x)
     gated: Tensor = points.flatten(0, 1)
     return gated
+
+
+def _mix_channels(pixels: Tensor, gamma: Tensor) -> Tensor:
+    """Return `pixels @ gamma`. Shape: (B, 1 or S, N * F, C), (S, C, C) -> (B, S, N * F, C)."""
+    is_lowered = torch.is_autocast_enabled(pixels.device.type)
+    if is_lowered or is_recorded(pixels, gamma):
+        return pixels @ gamma
+    shape = (len(pixels), len(gamma), *pixels.shape[2:])
+    return torch.matmul(pixels, gamma, out=new_empty(pixels, shape))
 
 
 class Attention(nn.Module):
@@ -205,9 +215,10 @@ class ConditionedBlock(nn.Module):
                 return x
             return add(x, transform(x), songs=condition.songs)
 
-        stems = len(condition.query) * condition.songs // len(y)
+        # As many images come out, and at least two lie in between.
+        grows = max(2, len(condition.query) * condition.songs // len(y))
         return by_frames(
-            modulate_and_transform, y, training=self.training, may_replace=True, grows=stems
+            modulate_and_transform, y, training=self.training, may_replace=True, grows=grows
         )
 
 
