@@ -36,6 +36,8 @@ def draw(*shape: int) -> Tensor:
         ((1,), 16, 2, 1, True),
         ((7,), 40, 5, 4, True),
         ((2, 2), 32, 7, 3, False),
+        ((24,), 4, 2, 1, True),
+        ((9,), 13, 3, 1, True),
     ],
 )
 @pytest.mark.parametrize("size", [(2, 3, 1), (1, 5, 7), (1, 2, 40), (3, 1, 13)])
@@ -86,7 +88,7 @@ def test_what_is_left_to_others(library: Library) -> None:
         nn.Conv2d(8, 8, (1, 3), dilation=(1, 2)),
         nn.Conv2d(8, 8, (1, 3), groups=2),
         nn.Conv2d(8, 8, (1, 3), padding=(0, 1), padding_mode="circular"),
-        nn.Conv2d(8, 3, (1, 3)),
+        nn.Conv2d(8, 1, (1, 3)),
         nn.Conv2d(512, 64, (1, 3)),
         nn.Conv2d(8, 8, (1, 3)).double(),
         nn.ConvTranspose2d(8, 8, (1, 3)),
@@ -95,12 +97,13 @@ def test_what_is_left_to_others(library: Library) -> None:
         assert not fits_rows(layer, library)
 
 
+@pytest.mark.parametrize("outs", [8, 5])
 @pytest.mark.parametrize(("taps", "pad"), [(2, 1), (3, 1), (3, 2), (5, 4)])
 @torch.no_grad()
 def test_nothing_is_read_or_written_past_the_end(
-    library: Library, taps: int, pad: int, monkeypatch: pytest.MonkeyPatch
+    library: Library, taps: int, pad: int, outs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = nn.Conv2d(5, 8, (1, taps), padding=(0, pad))
+    layer = nn.Conv2d(5, outs, (1, taps), padding=(0, pad))
     native = NativeRows(library, layer)
     for height, width in ((1, 1), (3, 4), (2, 9), (4, 17)):
         scratch: list[Tensor] = []

@@ -117,7 +117,7 @@ typedef struct {
     i64 columns; /* of what is read; of what is written, `taps` - 1 - 2 `pad` fewer */
     i64 taps, pad;
     i64 sources, channels; /* which are read as if they stood side by side; of all of them */
-    i64 wide;              /* channels that come out: whole vectors */
+    i64 wide, outs;        /* channels that are computed, whole vectors; that come out */
     const RowSource *source;
     const float *kernels; /* (taps, channels, wide); of three taps (SIDE, channels, wide): G g */
     const float *bias;

@@ -126,7 +126,7 @@ class Rows(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("columns", "taps", "pad", "sources", "channels", "wide")
+            for name in ("columns", "taps", "pad", "sources", "channels", "wide", "outs")
         ),
         ("source", ctypes.POINTER(RowSource)),
         *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),

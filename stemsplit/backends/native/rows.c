@@ -28,7 +28,14 @@ INLINE const float *find_row(const RowSource *s, i64 row) {
 }
 
 INLINE float *find_place(const Rows *p, i64 row, i64 column) {
-    return p->out + row % p->out_rows * p->out_row + column * p->wide;
+    return p->out + row % p->out_rows * p->out_row + column * p->outs;
+}
+
+/* Write what comes out of a vector of channels from `at` on. */
+INLINE void put(const Rows *p, float *to, some values, i64 at) {
+    const i64 left = p->outs - at;
+    if (left >= WIDE) *(some *)to = values;
+    else memcpy(to, &values, left * sizeof(float));
 }
 
 /* Compute vectors from `at` of the pixels from `column`. Both numbers are constants where this is
@@ -55,7 +62,7 @@ INLINE void convolve(const Rows *p, i64 row, i64 column, i64 at, i64 first, i64 
     float *out = find_place(p, row, column) + at;
     UNROLL for (int n = 0; n < pixels; n++)
         UNROLL for (int v = 0; v < vectors; v++)
-            ((some *)(out + n * p->wide))[v] = bend(sums[n][v], p->slope);
+            put(p, out + n * p->outs + v * WIDE, bend(sums[n][v], p->slope), at + v * WIDE);
 }
 
 static void convolve_by_definition(const Rows *p, i64 top, i64 bottom) {
@@ -146,8 +153,8 @@ static void write_tile(const Rows *p, i64 row, i64 column, i64 columns, const fl
         UNROLL for (int j = 0; j < SIDE; j++) m[j] = *(const some *)(sums + j * step + at);
         collect(to, m[0], m[1], m[2], m[3], m[4], m[5]);
         for (i64 n = 0; n < count; n++)
-            *(some *)(out + n * p->wide + at) =
-                bend(to[n] + *(const some *)(p->bias + at), p->slope);
+            put(p, out + n * p->outs + at, bend(to[n] + *(const some *)(p->bias + at), p->slope),
+                at);
     }
 }
 

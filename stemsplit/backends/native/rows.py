@@ -13,6 +13,7 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stemsplit.backends.native.convolution import find_workspace, turn
 from stemsplit.backends.native.library import Library, Rows, RowSource
@@ -32,6 +33,8 @@ FILTER: list[list[float]] = [
     [0, 0, 1],
 ]
 """Winograd's G of F(4, 3): from three taps to what is multiplied."""
+MOST_EMPTY = 1
+"""Channels that are computed to fill a vector, for each that comes out."""
 FEWEST_PIXELS = 256
 """For a thread."""
 PIXELS_AT_ONCE = 1024
@@ -51,7 +54,7 @@ def fits_rows(layer: nn.Module, library: Library) -> TypeGuard[nn.Conv2d]:
         and layer.padding_mode == "zeros"
         and layer.stride == layer.dilation == (1, 1)
         and layer.groups == 1
-        and layer.out_channels % library.patch_lanes == 0
+        and -layer.out_channels % library.patch_lanes <= layer.out_channels * MOST_EMPTY
         and layer.weight.dtype == torch.float32
         and 4 * layer.weight.numel() <= MOST_KERNEL_BYTES
     )
@@ -86,8 +89,10 @@ class NativeRows(nn.Module):
             points = torch.tensor(FILTER, dtype=torch.float64) @ kernels.double().flatten(1)
             kernels = points.float().unflatten(1, kernels.shape[1:])
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
-        self.register_buffer("kernels", kernels.contiguous())
-        self.register_buffer("bias", bias)
+        self.channels = layer.out_channels
+        empty = (0, -self.channels % library.patch_lanes)
+        self.register_buffer("kernels", functional.pad(kernels, empty).contiguous())
+        self.register_buffer("bias", functional.pad(bias, empty))
 
     @property
     def keeps_width(self) -> bool:
@@ -139,6 +144,7 @@ class NativeRows(nn.Module):
         ]
         return Rows(
             *(images[0].shape[1], self._taps, self._pad, len(images), channels, wide),
+            self.channels,
             (RowSource * len(sources))(*sources),
             *(one.data_ptr() for one in (self.kernels, self.bias, out)),
             *(out.stride(0), len(out), self._slope),
@@ -178,8 +184,8 @@ def _follow(layers: Sequence[NativeRows], parts: Sequence[Tensor]) -> Tensor:
     images = tuple(map(turn, parts))
     layers[0].check(images)
     batch, _, height, width = images[0].shape
-    columns, wide = layers[-1].count_columns(width), len(layers[-1].bias)
-    out = new_empty(images[0], (batch, height, columns, wide))
+    columns = layers[-1].count_columns(width)
+    out = new_empty(images[0], (batch, height, columns, layers[-1].channels))
     for place in range(batch):
         of_one = [image[place].permute(1, 2, 0) for image in images]
         work = partial(_compute, layers, of_one, out[place])
@@ -193,7 +199,7 @@ def _compute(
     """Compute rows of one image. Shape: (H, W, C_part), (H, W_out, C_out)."""
     width = images[0].shape[1]
     step = min(bottom - top, -(-PIXELS_AT_ONCE // width))
-    sizes = [(step, width, len(layer.bias)) for layer in layers[:-1]]
+    sizes = [(step, width, layer.channels) for layer in layers[:-1]]
     counts = [max(layer.count_floats() for layer in layers), *map(math.prod, sizes)]
     workspace, *windows = find_workspace(sum(counts))[: sum(counts)].split(counts)
     goals = [window.view(size) for window, size in zip(windows, sizes, strict=True)]
