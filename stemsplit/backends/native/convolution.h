@@ -108,23 +108,19 @@ typedef struct {
 
 /* A convolution over the columns of every row alone: rows.c. */
 typedef struct {
-    const float *pixels; /* channels lie side by side */
+    i64 taps, pad;
+    i64 channels, wide, outs; /* that come in; that are computed, whole vectors; that come out */
+    const float *kernels; /* (taps, channels, wide); of three taps (SIDE, channels, wide): G g */
+    const float *bias;    /* (wide) */
+    float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
+} RowLayer;
+
+/* What it reads or writes. */
+typedef struct {
+    float *pixels; /* channels lie side by side */
     i64 channels, row, pixel; /* strides */
     i64 rows; /* how many there are; behind the last one stands the first again */
-} RowSource;
-
-typedef struct {
-    i64 columns; /* of what is read; of what is written, `taps` - 1 - 2 `pad` fewer */
-    i64 taps, pad;
-    i64 sources, channels; /* which are read as if they stood side by side; of all of them */
-    i64 wide, outs;        /* channels that are computed, whole vectors; that come out */
-    const RowSource *source;
-    const float *kernels; /* (taps, channels, wide); of three taps (SIDE, channels, wide): G g */
-    const float *bias;
-    float *out; /* pixels lie side by side */
-    i64 out_row, out_rows; /* as of a source */
-    float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
-} Rows;
+} RowImage;
 
 void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,
                         float *workspace);

@@ -25,7 +25,7 @@ _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 _FUNCTIONS = {
     **dict.fromkeys(("lanes", "patch_lanes", "halves"), ctypes.c_int32),
     **dict.fromkeys(
-        ("task_size", "layer_size", "patches_size", "planes_size", "rows_size"), ctypes.c_int64
+        ("task_size", "layer_size", "patches_size", "planes_size", "row_layer_size"), ctypes.c_int64
     ),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
     "rows_workspace": ctypes.c_int64,
@@ -111,27 +111,22 @@ class Layer(ctypes.Structure):
     )
 
 
-class RowSource(ctypes.Structure):
-    """An image that is read. See `convolution.h`."""
+class RowLayer(ctypes.Structure):
+    """A convolution whose kernel has one row. See `convolution.h`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("taps", "pad", "channels", "wide", "outs")),
+        *((name, ctypes.c_void_p) for name in ("kernels", "bias")),
+        ("slope", ctypes.c_float),
+    )
+
+
+class RowImage(ctypes.Structure):
+    """What it reads or writes. See `convolution.h`."""
 
     _fields_ = (
         ("pixels", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("channels", "row", "pixel", "rows")),
-    )
-
-
-class Rows(ctypes.Structure):
-    """All that a convolution is told whose kernel has one row. See `convolution.h`."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("columns", "taps", "pad", "sources", "channels", "wide", "outs")
-        ),
-        ("source", ctypes.POINTER(RowSource)),
-        *((name, ctypes.c_void_p) for name in ("kernels", "bias", "out")),
-        *((name, ctypes.c_int64) for name in ("out_row", "out_rows")),
-        ("slope", ctypes.c_float),
     )
 
 
@@ -178,11 +173,11 @@ class Library:
                 library.stemsplit_layer_size(),
                 library.stemsplit_patches_size(),
                 library.stemsplit_planes_size(),
-                library.stemsplit_rows_size(),
+                library.stemsplit_row_layer_size(),
             )
         except AttributeError as error:
             raise OSError(others) from error
-        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes, Rows))):
+        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes, RowLayer))):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self.patch_lanes: int = library.stemsplit_patch_lanes()
@@ -253,23 +248,34 @@ class Library:
         edges = (rows.start, rows.stop, columns.start, columns.stop)
         self._library.stemsplit_write_patches(ctypes.byref(task), *map(ctypes.c_int64, edges))
 
-    def count_row_floats(self, task: Rows) -> int:
-        """Return how large a workspace is for rows."""
-        return int(self._library.stemsplit_rows_workspace(ctypes.byref(task)))
+    def count_row_floats(self, layers: ctypes.Array[RowLayer], columns: int, step: int) -> int:
+        """Return how large a workspace is for layers, so many rows of each at once."""
+        sizes = map(ctypes.c_int64, (len(layers), columns, step))
+        return int(self._library.stemsplit_rows_workspace(layers, *sizes))
 
-    def follow_rows(self, layers: Sequence[Rows], rows: range, workspace: Tensor) -> None:
+    def follow_rows(
+        self,
+        layers: ctypes.Array[RowLayer],
+        images: ctypes.Array[RowImage],
+        out: RowImage,
+        columns: int,
+        rows: range,
+        workspace: Tensor,
+    ) -> None:
         """Compute some rows of what the last of some layers gives; other threads go on meanwhile.
 
         Args:
-            layers: Whose pointers are to memory that stays where it is.
+            layers: Whose pointers are to memory that stays where it is, as all are.
+            images: What they read, beside what the layers before them give.
+            out: What the last one writes.
+            columns: Of each image.
             rows: Which; their step is how many of each layer are computed at once.
-            workspace: As many floats as `count_row_floats` says for any of the layers, nobody
-                else's meanwhile.
+            workspace: As many floats as `count_row_floats` says, nobody else's meanwhile.
         """
-        numbers = (len(layers), rows.start, rows.stop, rows.step)
+        integer = ctypes.c_int64
         self._library.stemsplit_follow_rows(
-            (Rows * len(layers))(*layers),
-            *map(ctypes.c_int64, numbers),
+            *(layers, integer(len(layers)), images, integer(len(images)), ctypes.byref(out)),
+            *map(integer, (columns, rows.start, rows.stop, rows.step)),
             ctypes.c_void_p(workspace.data_ptr()),
         )
 

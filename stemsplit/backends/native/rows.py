@@ -6,7 +6,7 @@ all of them: what one layer gives the next is in a core's own cache.
 
 from __future__ import annotations
 
-import math
+import ctypes
 from collections.abc import Sequence
 from functools import partial
 from typing import TypeGuard
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stemsplit.backends.native.convolution import find_workspace, turn
-from stemsplit.backends.native.library import Library, Rows, RowSource
+from stemsplit.backends.native.library import Library, RowImage, RowLayer
 from stemsplit.backends.native.pending import Pending
 from stemsplit.dsp.memory import new_empty
 from stemsplit.dsp.threads import run_shares
@@ -64,6 +64,10 @@ class NativeRows(nn.Module):
     """A convolution whose kernel has one row, in float32, for inference. bf16 is made that first.
 
     Shape: (B, C_in, H, W), in any number of parts -> (B, C_out, H, W_out), channels last in memory.
+
+    Attributes:
+        library: What computes.
+        channels: C_out.
     """
 
     kernels: Tensor
@@ -130,24 +134,12 @@ class NativeRows(nn.Module):
         if self.count_columns(width) < 1:
             raise ValueError(f"rows of {width} are too short for {self._taps} taps")
 
-    def count_floats(self) -> int:
-        """Return how many C needs beside what is read and written."""
+    def describe(self) -> RowLayer:
+        """Tell C of it, as long as it is there."""
         _, channels, wide = self.kernels.shape
-        return self.library.count_row_floats(Rows(channels=channels, wide=wide))
-
-    def describe(self, images: Sequence[Tensor], out: Tensor) -> Rows:
-        """Tell C of one image. Shape: (H, W, C_part), (H, W_out, C_out)."""
-        _, channels, wide = self.kernels.shape
-        sources = [
-            RowSource(image.data_ptr(), image.shape[2], *image.stride()[:2], len(image))
-            for image in images
-        ]
-        return Rows(
-            *(images[0].shape[1], self._taps, self._pad, len(images), channels, wide),
-            self.channels,
-            (RowSource * len(sources))(*sources),
-            *(one.data_ptr() for one in (self.kernels, self.bias, out)),
-            *(out.stride(0), len(out), self._slope),
+        return RowLayer(
+            *(self._taps, self._pad, channels, wide, self.channels),
+            *(self.kernels.data_ptr(), self.bias.data_ptr(), self._slope),
         )
 
 
@@ -186,25 +178,31 @@ def _follow(layers: Sequence[NativeRows], parts: Sequence[Tensor]) -> Tensor:
     batch, _, height, width = images[0].shape
     columns = layers[-1].count_columns(width)
     out = new_empty(images[0], (batch, height, columns, layers[-1].channels))
+    told = (RowLayer * len(layers))(*(layer.describe() for layer in layers))
     for place in range(batch):
-        of_one = [image[place].permute(1, 2, 0) for image in images]
-        work = partial(_compute, layers, of_one, out[place])
+        sources = [_find_pixels(image[place].permute(1, 2, 0)) for image in images]
+        read = (RowImage * len(sources))(*sources)
+        work = partial(_compute, layers[0].library, told, read, _find_pixels(out[place]), width)
         run_shares(work, height, -(-FEWEST_PIXELS // columns))
     return out.permute(0, 3, 1, 2)
 
 
+def _find_pixels(image: Tensor) -> RowImage:
+    """Tell C where an image is. Shape: (H, W, C)."""
+    rows, _, channels = image.shape
+    return RowImage(image.data_ptr(), channels, *image.stride()[:2], rows)
+
+
 def _compute(
-    layers: Sequence[NativeRows], images: Sequence[Tensor], out: Tensor, top: int, bottom: int
+    library: Library,
+    layers: ctypes.Array[RowLayer],
+    images: ctypes.Array[RowImage],
+    out: RowImage,
+    width: int,
+    top: int,
+    bottom: int,
 ) -> None:
-    """Compute rows of one image. Shape: (H, W, C_part), (H, W_out, C_out)."""
-    width = images[0].shape[1]
+    """Compute rows of one image."""
     step = min(bottom - top, -(-PIXELS_AT_ONCE // width))
-    sizes = [(step, width, layer.channels) for layer in layers[:-1]]
-    counts = [max(layer.count_floats() for layer in layers), *map(math.prod, sizes)]
-    workspace, *windows = find_workspace(sum(counts))[: sum(counts)].split(counts)
-    goals = [window.view(size) for window, size in zip(windows, sizes, strict=True)]
-    tasks = []
-    for layer, goal in zip(layers, (*goals, out), strict=True):
-        tasks.append(layer.describe(images, goal))
-        images = [goal, *images]
-    layers[0].library.follow_rows(tasks, range(top, bottom, step), workspace)
+    workspace = find_workspace(library.count_row_floats(layers, width, step))
+    library.follow_rows(layers, images, out, width, range(top, bottom, step), workspace)
