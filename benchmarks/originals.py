@@ -1,6 +1,6 @@
 """A song, whole processes, the same weights: stemsplit beside the authors' own code.
 
-    python benchmarks/originals.py [umx x-umx ...] [--seconds 300] [--runs 1]
+    python benchmarks/originals.py [umx x-umx ...] [--seconds 300] [--runs 1] [--alone]
         [--original x-umx=CHECKOUT ...] [--python x-umx=PYTHON ...]
 
 The originals make random weights of the published sizes, in their own file formats; stemsplit opens
@@ -344,6 +344,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--check", type=float, default=12, help="seconds; 0 for no check")
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--alone", action="store_true", help="time stemsplit, and no original")
     parser.add_argument("--original", action="append", default=[], metavar="NAME=CHECKOUT")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
@@ -369,16 +370,11 @@ def main() -> None:
             song = folder / "song.wav"
             ours = ["stemsplit", song, "-m", weights, "--bits", "16", "--overwrite", "--quiet"]
             ours += [*ORIGINALS[name].options, "-o", folder / "ours"]
-            paired.compare(
-                {
-                    "stemsplit": [*map(str, ours)],
-                    "original": command_side(
-                        name, options, "time", weights, song, folder / "theirs"
-                    ),
-                },
-                runs=options.runs,
-                warm_up=False,
-            )
+            sides = {"stemsplit": [*map(str, ours)]}
+            if not options.alone:
+                theirs = ("time", weights, song, folder / "theirs")
+                sides["original"] = command_side(name, options, *theirs)
+            paired.compare(sides, runs=options.runs, warm_up=False)
 
 
 if __name__ == "__main__":
