@@ -100,8 +100,8 @@ def measure(
     for _ in range(options.runs + 1):
         for label, separator in separators.items():
             core = find_core(separator)
-            spent_s = time_s(lambda core=core: run_at_once(core, inputs[0], chunks)) / chunks
-            times[label] = min(times[label], spent_s)
+            spent_s = time_s(lambda core=core: run_at_once(core, inputs[0], chunks), CPU)
+            times[label] = min(times[label], spent_s / chunks)
     stems = {label: one.separate(song["mixture"]) for label, one in separators.items()}
     for label, heard in stems.items():
         for stem, exact in stems["fp32"].items():
