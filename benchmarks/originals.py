@@ -344,7 +344,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--check", type=float, default=12, help="seconds; 0 for no check")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--alone", action="store_true", help="time stemsplit, and no original")
+    parser.add_argument(
+        "--alone", action="store_true", help="time stemsplit alone; the original makes its weights"
+    )
     parser.add_argument("--original", action="append", default=[], metavar="NAME=CHECKOUT")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from stemsplit.separation.separator import Separator
 
 
+FRAMING = 2
+"""Raise it when a model's chunks, or what is made of them, come to differ by more than rounding."""
+
+
 def proves_done(job: Job, source: SourceRecord, recipe: Recipe) -> bool:
     """Say whether a song's manifest proves that separating it again would change nothing.
 
@@ -44,6 +48,7 @@ def make_recipe(separator: Separator, job: Job, options: FileOptions) -> Recipe:
             "weights_sha256": getattr(model, "weights_sha256", None),
             "config": asdict(model.config),
             "chunks": [asdict(member.model.chunk) for member in model.members],
+            "framing": FRAMING,
             "stems": separator.stems,
             "backend": separator.backend,
             "precision": separator.precision,

@@ -338,7 +338,13 @@ class Separator:
             drawn = torch.randint(1, longest, (self.options.shifts - 1,), generator=dice)
             leads += drawn.tolist()
         weight = 1 / len(leads)
-        lanes = [Lane(network, lead, weight) for lead in leads for network in self._networks]
+        lanes = []
+        for place, lead in enumerate(leads):
+            for network in self._networks:
+                # Frames, too, lie as far as they can from those of the other shifts.
+                grid = network.framing.grid_samples
+                spread = lead - lead % grid + round(grid * place / len(leads))
+                lanes.append(Lane(network, spread, weight))
         return Lanes(lanes, len(self._stem_plan.of_model))
 
 

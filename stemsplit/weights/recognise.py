@@ -54,7 +54,7 @@ def recognise(path: Path, registry: Mapping[str, ModelEntry]) -> ModelEntry:
         try:
             return _check(candidate, path)
         except CheckpointError as error:
-            unlike = error
+            unlike = error.with_traceback(None)
     try:
         return _search(path, registry, shelf)
     except CheckpointError as error:
@@ -186,7 +186,8 @@ def _place(
         try:
             _compare(file, entry, brought, shapes, entry.name)
         except CheckpointError as misfit:
-            error = error or misfit
+            # Without what holds on to the network: another file may fit.
+            error = error or misfit.with_traceback(None)
         else:
             fitting.append(file)
     if not fitting:

@@ -170,6 +170,52 @@ def test_layers_that_follow_one_another_give_what_each_gives_alone(
             assert torch.equal(dense(seen[-2:]), seen[0])
 
 
+@pytest.mark.parametrize("taps", [3, 5])
+@torch.no_grad()
+def test_layers_that_follow_one_another_stay_in_their_workspace(
+    library: Library, taps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch: list[Tensor] = []
+
+    def fence_scratch(floats: int) -> Tensor:
+        scratch.append(torch.full((floats + 128,), torch.nan))
+        return scratch[-1][64:-64]
+
+    monkeypatch.setattr("stemsplit.backends.native.rows.find_workspace", fence_scratch)
+    monkeypatch.setattr("stemsplit.backends.native.rows.PIXELS_AT_ONCE", 60)
+    torch.manual_seed(taps)
+    layers, channels = [], 7
+    for outs in (5, 13, 8, 4):
+        layers.append(nn.Conv2d(channels, outs, (1, taps), padding=(0, taps // 2)))
+        channels += outs
+    dense = NativeDenseRows([NativeRows(library, layer, 0.0) for layer in layers])
+    for batch, height, width in ((1, 1, 1), (1, 29, 13), (2, 7, 40)):
+        image = draw(batch, 7, height, width)
+        seen = [image.double()]
+        for layer in layers:
+            wide = torch.cat(seen, dim=1)
+            seen.insert(0, copy.deepcopy(layer).double()(wide).relu())
+        assert (dense([image]) - seen[0]).abs().max() <= 1e-5 * seen[0].abs().max()
+        for memory in scratch:
+            assert memory[:64].isnan().all()
+            assert memory[-64:].isnan().all()
+
+
+def test_layers_that_do_not_follow_one_another_are_refused(library: Library) -> None:
+    first, other = (nn.Conv2d(8, 8, (1, 3), padding=(0, 1)) for _ in range(2))
+    with pytest.raises(ValueError, match="reads 8 channels of 16"):
+        NativeDenseRows([NativeRows(library, first), NativeRows(library, other)])
+    narrower = nn.Conv2d(8, 8, (1, 3))
+    with pytest.raises(ValueError, match="changes the width"):
+        NativeDenseRows([NativeRows(library, narrower)])
+
+
+@torch.no_grad()
+def test_no_rows_give_none(library: Library) -> None:
+    native = NativeRows(library, nn.Conv2d(8, 8, (1, 3), padding=(0, 1)))
+    assert native(torch.zeros(1, 8, 0, 5)).shape == (1, 8, 0, 5)
+
+
 def test_wrong_images_are_refused(library: Library) -> None:
     native = NativeRows(library, nn.Conv2d(8, 8, (1, 3), padding=(0, 1)))
     x = torch.zeros(1, 8, 4, 4)

@@ -324,20 +324,20 @@ def test_real_weights_separate_as_published(tdc: StemModel) -> None:
     assert measure_sdr(vocals, whole) >= 1.88
     assert measure_sdr(mixture - vocals, mixture - whole) >= 8.97
     # Where its frames lie, the network hears: a song that begins a little later is up to 0.2 dB
-    # better or worse, and the excerpt as it is happens to be the original's best. Two shifts
-    # average that.
-    assert measure_sdr(vocals, Separator(tdc).separate(mixture)["vocals"]) >= 1.78
-    shifted = Separator(tdc, shifts=2)
-    assert measure_sdr(vocals, shifted.separate(mixture)["vocals"]) >= 1.88
+    # better or worse, and the excerpt as it is happens to be the original's best. Shifts average
+    # that.
     late = torch.nn.functional.pad(mixture[:, :131_072], (450, 0))
-    sdr = [
-        measure_sdr(vocals[:, :131_072], one.separate(late)["vocals"][:, 450:])
-        for one in (shifted, Separator(tdc, framing="original"))
-    ]
-    assert sdr[0] > sdr[1] + 0.1
+    for shifts, least, more in ((0, 1.78, 0.1), (2, 1.88, 0.16), (4, 1.92, 0.18)):
+        separator = Separator(tdc, shifts=shifts)
+        assert measure_sdr(vocals, separator.separate(mixture)["vocals"]) >= least
+        sdr = [
+            measure_sdr(vocals[:, :131_072], one.separate(late)["vocals"][:, 450:])
+            for one in (separator, Separator(tdc, framing="original"))
+        ]
+        assert sdr[0] > sdr[1] + more
 
 
-def test_a_steady_tone_is_steadier_through_two_shifts(tdc: StemModel) -> None:
+def test_a_steady_tone_is_steadier_the_more_shifts(tdc: StemModel) -> None:
     clock = torch.arange(150_000, dtype=torch.float64) / 44100
     tone = sum(
         0.2 / number * torch.sin(2 * torch.pi * 220 * number * clock + number**2)
@@ -345,11 +345,14 @@ def test_a_steady_tone_is_steadier_through_two_shifts(tdc: StemModel) -> None:
     )
     song = tone.float().expand(2, -1)
     strays = []
-    for separator in (Separator(tdc, framing="original"), Separator(tdc, shifts=2)):
-        heard = separator.separate(song)["vocals"][:, 20_000:-20_000]
+    for options in ({"framing": "original"}, {}, {"shifts": 2}, {"shifts": 4}):
+        heard = Separator(tdc, **options).separate(song)["vocals"][:, 20_000:-20_000]
         power_db = 10 * heard.unfold(1, 2048, 1024).square().mean(dim=(0, 2)).log10()
         strays.append(float((power_db - power_db.median()).abs().max()))
-    assert strays[1] < strays[0] - 3
+    original, plain, two, four = strays
+    assert plain < original + 0.5
+    assert two < original - 4
+    assert four < 1
 
 
 @pytest.mark.parametrize(

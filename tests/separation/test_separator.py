@@ -126,6 +126,15 @@ def test_shifts_are_seeded() -> None:
     assert not torch.equal(first, other)
 
 
+def test_frames_of_shifts_lie_as_far_apart_as_they_can() -> None:
+    model = LinearModel()
+    model.chunk = ChunkPlan(16_384, 0.25, edge_samples=1024, multiple_of=1024, fixed=True)
+    for shifts in (2, 4):
+        lanes = Separator(model, shifts=shifts)._make_lanes()._lanes
+        phases = sorted(lane._to_drop % 1024 for lane in lanes)
+        assert phases == [1024 * place // shifts for place in range(shifts)]
+
+
 def test_events_of_a_file(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "song.wav", music(100_000))
     events = list(Separator(LinearModel()).stream(path))

@@ -100,6 +100,8 @@ def _join_layers(module: nn.Module) -> NativeDense | NativeDenseRows | None:
         return None
     units = list(module.dense_layers())
     rows = [unit for unit in units if isinstance(unit, NativeRows) and unit.keeps_width]
+    if not units:
+        return None
     if len(rows) == len(units):
         return NativeDenseRows(rows)
     bare = [unit.conv for unit in units if isinstance(unit, NativeUnit) and unit.is_bare]

@@ -25,7 +25,15 @@ _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 _FUNCTIONS = {
     **dict.fromkeys(("lanes", "patch_lanes", "halves"), ctypes.c_int32),
     **dict.fromkeys(
-        ("task_size", "layer_size", "patches_size", "planes_size", "row_layer_size"), ctypes.c_int64
+        (
+            "task_size",
+            "layer_size",
+            "patches_size",
+            "planes_size",
+            "row_layer_size",
+            "row_image_size",
+        ),
+        ctypes.c_int64,
     ),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
     "rows_workspace": ctypes.c_int64,
@@ -174,10 +182,11 @@ class Library:
                 library.stemsplit_patches_size(),
                 library.stemsplit_planes_size(),
                 library.stemsplit_row_layer_size(),
+                library.stemsplit_row_image_size(),
             )
         except AttributeError as error:
             raise OSError(others) from error
-        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes, RowLayer))):
+        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes, RowLayer, RowImage))):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self.patch_lanes: int = library.stemsplit_patch_lanes()
@@ -265,7 +274,7 @@ class Library:
         """Compute some rows of what the last of some layers gives; other threads go on meanwhile.
 
         Args:
-            layers: Whose pointers are to memory that stays where it is, as all are.
+            layers: Their pointers, and all others, are to memory that stays where it is.
             images: What they read, beside what the layers before them give.
             out: What the last one writes.
             columns: Of each image.

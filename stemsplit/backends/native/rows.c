@@ -193,6 +193,8 @@ INLINE i64 count_points(const RowLayer *layers, i64 count) {
 
 KERNEL int64_t stemsplit_row_layer_size(void) { return sizeof(RowLayer); }
 
+KERNEL int64_t stemsplit_row_image_size(void) { return sizeof(RowImage); }
+
 /* How many floats a workspace holds: a layer's points, and `step` rows of all layers but the last. */
 KERNEL int64_t stemsplit_rows_workspace(const RowLayer *layers, int64_t count, int64_t columns,
                                         int64_t step) {

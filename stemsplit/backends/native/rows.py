@@ -153,9 +153,20 @@ class NativeDenseRows(nn.Module):
         """Put layers together.
 
         Args:
-            layers: All of which keep the width.
+            layers: At least one; all of which keep the width.
+
+        Raises:
+            ValueError: One does not, or does not read what comes before it.
         """
         super().__init__()
+        channels = layers[0].kernels.shape[1]
+        for layer in layers:
+            if layer.kernels.shape[1] != channels or not layer.keeps_width:
+                kept = "" if layer.keeps_width else ", and changes the width"
+                raise ValueError(
+                    f"a layer reads {layer.kernels.shape[1]} channels of {channels}{kept}"
+                )
+            channels += layer.channels
         self.layers = nn.ModuleList(layers)
 
     def forward(self, parts: Sequence[Tensor | Pending]) -> Tensor:
@@ -203,6 +214,8 @@ def _compute(
     bottom: int,
 ) -> None:
     """Compute rows of one image."""
-    step = min(bottom - top, -(-PIXELS_AT_ONCE // width))
+    rows = bottom - top
+    # With one layer there is nothing to keep near.
+    step = max(1, rows if len(layers) == 1 else min(rows, -(-PIXELS_AT_ONCE // max(1, width))))
     workspace = find_workspace(library.count_row_floats(layers, width, step))
     library.follow_rows(layers, images, out, width, range(top, bottom, step), workspace)

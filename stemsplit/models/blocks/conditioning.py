@@ -75,8 +75,8 @@ def modulate(x: Tensor, condition: Condition) -> Tensor:
 
 def _mix_channels(pixels: Tensor, gamma: Tensor) -> Tensor:
     """Return `pixels @ gamma`. Shape: (B, 1 or S, N * F, C), (S, C, C) -> (B, S, N * F, C)."""
-    is_lowered = torch.is_autocast_enabled(pixels.device.type)
-    if is_lowered or is_recorded(pixels, gamma):
+    is_plain = pixels.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not is_plain or is_recorded(pixels, gamma):
         return pixels @ gamma
     shape = (len(pixels), len(gamma), *pixels.shape[2:])
     return torch.matmul(pixels, gamma, out=new_empty(pixels, shape))
@@ -215,7 +215,7 @@ class ConditionedBlock(nn.Module):
                 return x
             return add(x, transform(x), songs=condition.songs)
 
-        # As many images come out, and at least two lie in between.
+        # Images for each that goes in: those that come out, or that lie in between for one stem.
         grows = max(2, len(condition.query) * condition.songs // len(y))
         return by_frames(
             modulate_and_transform, y, training=self.training, may_replace=True, grows=grows
