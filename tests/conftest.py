@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import types
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,12 @@ os.environ["STEMSPLIT_BACKEND"] = "torch"
 
 # Small tensors: more threads only wait for each other, and results do not depend on the machine.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let each test, and the fixtures it is the first to want, draw its own numbers every time."""
+    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 @pytest.fixture

@@ -75,5 +75,6 @@ def test_blocks_change_no_bit_and_gradients_none() -> None:
 def test_magnitudes_are_absolute_values(learns: bool) -> None:
     spectrum = torch.randn(2, 3, 2049, 90, dtype=torch.complex64, requires_grad=learns)
     given = magnitudes(spectrum)
-    assert torch.equal(given, spectrum.abs())
+    # Within a last bit: a processor takes eight at a time or, at the end of a row, one.
+    torch.testing.assert_close(given, spectrum.abs(), rtol=1.2e-7, atol=0)
     assert given.requires_grad == learns
