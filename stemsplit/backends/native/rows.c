@@ -63,7 +63,8 @@ INLINE void convolve(const Rows *p, i64 row, i64 column, i64 at, i64 first, i64 
     float *out = find_place(p, row, column) + at;
     UNROLL for (int n = 0; n < pixels; n++)
         UNROLL for (int v = 0; v < vectors; v++)
-            put(p, out + n * p->layer.outs + v * WIDE, bend(sums[n][v], p->layer.slope), at + v * WIDE);
+            put(p, out + n * p->layer.outs + v * WIDE, bend(sums[n][v], p->layer.slope),
+                at + v * WIDE);
 }
 
 static void convolve_by_definition(const Rows *p, i64 top, i64 bottom) {
@@ -147,15 +148,17 @@ static void multiply_points(const Rows *p, const float *values, float *sums, i64
 
 /* Write a tile's outputs, or as many as the row has. */
 static void write_tile(const Rows *p, i64 row, i64 column, i64 columns, const float *sums) {
-    const i64 step = TILES * p->layer.wide, count = columns - column < TILE ? columns - column : TILE;
+    const i64 step = TILES * p->layer.wide;
+    const i64 count = columns - column < TILE ? columns - column : TILE;
     float *out = find_place(p, row, column);
     for (i64 at = 0; at < p->layer.wide; at += WIDE) {
         some m[SIDE], to[TILE];
         UNROLL for (int j = 0; j < SIDE; j++) m[j] = *(const some *)(sums + j * step + at);
         collect(to, m[0], m[1], m[2], m[3], m[4], m[5]);
-        for (i64 n = 0; n < count; n++)
-            put(p, out + n * p->layer.outs + at, bend(to[n] + *(const some *)(p->layer.bias + at), p->layer.slope),
-                at);
+        for (i64 n = 0; n < count; n++) {
+            const some sum = to[n] + *(const some *)(p->layer.bias + at);
+            put(p, out + n * p->layer.outs + at, bend(sum, p->layer.slope), at);
+        }
     }
 }
 
@@ -215,11 +218,14 @@ KERNEL void stemsplit_follow_rows(const RowLayer *layers, int64_t count, const R
     memcpy(seen + count, images, given * sizeof(RowImage));
     for (i64 place = 0; place < count; place++) {
         RowImage *goal = seen + count - 1 - place;
-        const i64 wide = layers[place].outs;
-        *goal = (RowImage){window, wide, columns * wide, wide, step};
-        window += step * columns * wide;
-        all[place] = (Rows){layers[place], columns, goal + 1, seen + count + given,
-                            place < count - 1 ? *goal : *out};
+        if (place < count - 1) {
+            const i64 wide = layers[place].outs;
+            *goal = (RowImage){window, wide, columns * wide, wide, step};
+            window += step * columns * wide;
+        } else {
+            *goal = *out;
+        }
+        all[place] = (Rows){layers[place], columns, goal + 1, seen + count + given, *goal};
     }
     for (i64 row = top; row < bottom; row += step) {
         const i64 end = row + step < bottom ? row + step : bottom;
