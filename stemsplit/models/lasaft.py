@@ -154,6 +154,9 @@ class ConditionedUNetCore(nn.Module):
         width = config.width
         self.blocks = config.blocks
         self.conditioned = config.conditioned_blocks
+        # From where stems have to be told apart: some blocks hear of them without being modulated.
+        first = 0 if config.transform in ("lasaft", "lightsaft") else self.conditioned.start
+        self.parting = min(first, self.blocks - 1)
         self.wanted = list(range(len(config.stems)))
         self.embedding = nn.Embedding(len(config.stems), config.embedding)
         self.control = Control(config.embedding, config.control_layers)
@@ -181,23 +184,39 @@ class ConditionedUNetCore(nn.Module):
     def _run_apart(self, song: Tensor) -> Tensor:
         """Go as far as all stems share the way, then on with each.
 
+        Of what they share the last image is kept, and each stem's is made of it when its turn
+        comes: those of all at once would be most of what the network holds. The last two stems'
+        are made at once, for there is room for one more when the shared one is not needed.
+
         Shape: (1, P, N, F) -> (1, S, P, N, F).
         """
         conditions = self._tell(1)
-        shared = [song]
+        images = [song]
         skips: list[Tensor] = []
-        parting = 0
-        while shared[0].shape[0] == 1 and parting < self.conditioned.start:
-            self.net.step(parting, shared, skips, condition=conditions[parting])
-            parting += 1
+        for place in range(self.parting):
+            self.net.step(place, images, skips, condition=conditions[place])
+        self.net.step(self.parting, images, skips, condition=None)
+        is_skip = bool(skips) and skips[-1] is images[0]
+        if is_skip:
+            skips.pop()
+        block = self.net.block(self.parting)
+        assert isinstance(block, ConditionedBlock), "`build_block` builds no other"
         ends = []
-        for stem in range(len(self.wanted)):
-            own, own_skips = (
-                [_pick(image, stem) for image in images] for images in (shared, skips)
-            )
-            for place in range(parting, self.blocks):
-                self.net.step(place, own, own_skips, condition=conditions[place].of(stem))
-            ends.append(self.net.finish(own.pop()))
+        count = len(self.wanted)
+        last = max(0, count - 2)
+        for group in (*(slice(stem, stem + 1) for stem in range(last)), slice(last, count)):
+            is_last = group.start == last
+            shared = images.pop() if is_last else images[0]
+            told = block.tell(shared, conditions[self.parting].of(group), may_replace=is_last)
+            waiting = list(told.expand(group.stop - group.start, -1, -1, -1).split(1))
+            del shared, told
+            for stem in range(group.start, group.stop):
+                own = [waiting.pop(0)]
+                own_skips = [*skips, *own] if is_skip else skips.copy()
+                for place in range(self.parting + 1, self.blocks):
+                    condition = conditions[place].of(slice(stem, stem + 1))
+                    self.net.step(place, own, own_skips, condition=condition)
+                ends.append(self.net.finish(own.pop()))
         return stack(ends)
 
     def _tell(self, songs: int) -> list[Condition]:
@@ -217,11 +236,6 @@ class ConditionedUNetCore(nn.Module):
         part = copy.copy(self)
         part.wanted = list(stems)
         return part
-
-
-def _pick(x: Tensor, stem: int) -> Tensor:
-    """Return what belongs to a stem: its item, or the one that all share."""
-    return x if x.shape[0] == 1 else x[stem : stem + 1]
 
 
 class ConditionedUNet(SpectrogramUNet):

@@ -6,6 +6,7 @@ of planes and of a short song with them, stem by stem: tools/goldens/lasaft.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from stemsplit.models.base import StemModel
 from stemsplit.models.blocks import framewise, intermediate
 from stemsplit.models.blocks.conditioning import Attention, Condition, ConditionedBlock, LaSAFT
 from stemsplit.models.blocks.intermediate import TDF, DenseConv
-from stemsplit.models.lasaft import ConditionedUNet, ConditionedUNetConfig
+from stemsplit.models.lasaft import ConditionedUNet, ConditionedUNetConfig, ConditionedUNetCore
 from stemsplit.separation.separator import Separator
 from stemsplit.weights.build import build_model
 from stemsplit.weights.convert import convert
@@ -98,14 +99,30 @@ def test_a_whole_song(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("numbers_at_once", [200, 1 << 20])
 @torch.no_grad()
-def test_stems_together_are_stems_one_by_one(case: str, tmp_path: Path) -> None:
+def test_stems_together_are_stems_one_by_one(
+    case: str, numbers_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(framewise, "NUMBERS_AT_ONCE", numbers_at_once)
     model = load(tmp_path, case)
     planes = torch.randn(3, 4, 8, 33, generator=torch.Generator().manual_seed(0))
     expected = model.core(planes)
     # In training all songs and stems are one batch; the norms stay as they are here.
     model.core.training = True
     torch.testing.assert_close(model.core(planes), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@torch.no_grad()
+def test_a_network_that_hears_nothing_of_stems() -> None:
+    """Of one block there is none coming up, which alone would be modulated."""
+    config = replace(ConditionedUNetConfig.tiny(("a", "b")), blocks=1, transform="none")
+    core = ConditionedUNetCore(config).eval()
+    randomise(core)
+    a, b = core(torch.randn(1, 4, 8, 64)).unbind(1)
+    assert a.any()
+    assert torch.equal(a, b)
 
 
 @torch.no_grad()
@@ -149,10 +166,11 @@ def test_frames_are_transformed_a_few_at_a_time(
 
 
 @pytest.mark.parametrize(
-    ("case", "shared"), [("film_tdf", 0), ("gpocm", 3), ("gpocm_lasaft", 1), ("gpocm_lightsaft", 0)]
+    ("case", "parting"),
+    [("film_tdf", 0), ("gpocm", 3), ("gpocm_lasaft", 0), ("gpocm_lightsaft", 0)],
 )
 @torch.no_grad()
-def test_what_all_stems_share_is_computed_once(case: str, shared: int, tmp_path: Path) -> None:
+def test_what_all_stems_share_is_computed_once(case: str, parting: int, tmp_path: Path) -> None:
     """Attention tells stems apart from the first block on, a modulation from where it begins."""
     model = load(tmp_path, case)
     net = model.core.net
@@ -162,7 +180,7 @@ def test_what_all_stems_share_is_computed_once(case: str, shared: int, tmp_path:
     model(torch.randn(1, 2, model.chunk.samples, generator=torch.Generator().manual_seed(0)))
     assert len(model.stems) > 1
     for place in range(net.blocks):
-        assert runs.count(place) == (1 if place < shared else len(model.stems)), place
+        assert runs.count(place) == (1 if place <= parting else len(model.stems)), place
 
 
 @pytest.mark.parametrize("samples", [1, 271, 272, 273, 408, 500, 888])

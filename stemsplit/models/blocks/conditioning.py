@@ -14,20 +14,16 @@ stems share one, B.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stemsplit.dsp.memory import is_recorded, new_empty, new_image
+from stemsplit.dsp.memory import is_recorded, new_empty
 from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.fusion import Part
-from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, add
-
-Work = Callable[[Tensor], Tensor]
-"""Takes frames, each for itself."""
+from stemsplit.models.blocks.intermediate import TDF, DenseConv, LinearLayer, Work, add
 
 
 class Condition(NamedTuple):
@@ -45,12 +41,11 @@ class Condition(NamedTuple):
     gamma: Tensor | None
     beta: Tensor | None
 
-    def of(self, stem: int) -> Condition:
-        """Return what is told of one of the stems."""
-        one = slice(stem, stem + 1)
-        gamma = None if self.gamma is None else self.gamma[one]
-        beta = None if self.beta is None else self.beta[one]
-        return Condition(self.songs, self.query[one], gamma, beta)
+    def of(self, stems: slice) -> Condition:
+        """Return what is told of some of the stems."""
+        gamma = None if self.gamma is None else self.gamma[stems]
+        beta = None if self.beta is None else self.beta[stems]
+        return Condition(self.songs, self.query[stems], gamma, beta)
 
 
 def modulate(x: Tensor, condition: Condition) -> Tensor:
@@ -110,41 +105,7 @@ class LaSAFT(nn.Module):
 
     def forward(self, condition: Condition) -> Work:
         """Return what transforms frames. Shape: (B or B * S, C, N, F) -> (B * S, C, N, F)."""
-        attention = self.attention(condition.query)
-        latents = attention.shape[1]
-        split = self.tdf.split_latents(latents)
-
-        def transform(x: Tensor) -> Tensor:
-            total: Tensor | None = None
-            for share, spectra in zip(attention.unbind(1), split(x), strict=True):
-                total = _add_share(total, share, spectra.unflatten(0, (condition.songs, -1)))
-            assert total is not None, "there are latent sources"
-            return total.flatten(0, 1)
-
-        return transform
-
-
-def _add_share(total: Tensor | None, share: Tensor, spectra: Tensor) -> Tensor:
-    """Add each stem's share of a latent source.
-
-    Args:
-        total: What comes before, if anything: may be changed. Shape (B, S, C, N, F).
-        share: Shape (S,).
-        spectra: Shape (B, 1 or S, C, N, F).
-
-    Returns:
-        Shape (B, S, C, N, F).
-    """
-    # In numbers of one type: on some devices shares stay in float32 where all else is lowered.
-    shares = share.to(spectra.dtype).view(-1, 1, 1, 1)
-    if is_recorded(share, spectra):
-        own = shares * spectra
-        return own if total is None else total + own
-    if total is not None:
-        return total.addcmul_(shares, spectra)
-    shape = (len(spectra) * len(share), *spectra.shape[2:])
-    total = new_image(spectra.flatten(0, 1), shape).unflatten(0, (len(spectra), -1))
-    return torch.mul(shares, spectra, out=total)
+        return self.tdf.sum_latents(self.attention(condition.query), condition.songs)
 
 
 def _weigh(attention: Tensor, rows: Tensor, songs: int) -> Tensor:
@@ -198,13 +159,27 @@ class ConditionedBlock(nn.Module):
         self.dense = dense
         self.transform = transform
 
-    def forward(self, parts: list[Part], condition: Condition) -> Tensor:
-        """Shape: parts of (B or B * S, C_in, N, F), taken out of the list -> (B * S, C_out, N, F).
+    def forward(self, parts: list[Part], condition: Condition | None) -> Tensor:
+        """Compute the block, or without a condition only what it does before it needs one.
 
+        Shape: parts of (B or B * S, C_in, N, F), taken out of the list -> (B * S, C_out, N, F).
         B or B * S comes out where nothing tells stems apart.
         """
         y = self.dense(parts)
         parts.clear()
+        return y if condition is None else self.tell(y, condition, may_replace=True)
+
+    def tell(self, y: Tensor, condition: Condition, *, may_replace: bool) -> Tensor:
+        """Go on from what the block gives without a condition.
+
+        Args:
+            y: Shape (B or B * S, C_out, N, F).
+            condition: What the block is told.
+            may_replace: Whether the result may be written over `y`.
+
+        Returns:
+            Shape (B * S, C_out, N, F); (B, C_out, N, F) where nothing tells stems apart.
+        """
         transform: Work | None = self.transform
         if isinstance(self.transform, (LaSAFT, LightSAFT)):
             transform = self.transform(condition)
@@ -218,7 +193,7 @@ class ConditionedBlock(nn.Module):
         # Images for each that goes in: those that come out, or that lie in between for one stem.
         grows = max(2, len(condition.query) * condition.songs // len(y))
         return by_frames(
-            modulate_and_transform, y, training=self.training, may_replace=True, grows=grows
+            modulate_and_transform, y, training=self.training, may_replace=may_replace, grows=grows
         )
 
 

@@ -141,6 +141,11 @@ class UNetFrame(nn.Module):
         """How many there are: down, middle, up."""
         return len(self.encoders) + 1 + len(self.decoders)
 
+    def block(self, place: int) -> nn.Module:
+        """Return one of them."""
+        found: nn.Module = (*self.encoders, self.middle, *self.decoders)[place]
+        return found
+
     def begin(self, x: Tensor) -> Tensor:
         """Make channels of planes. Shape: (B, planes, N, F) -> (B, C, N, F)."""
         return by_frames(self._begin, x, training=self.training, grows=self._begin_grows)
@@ -168,7 +173,7 @@ class UNetFrame(nn.Module):
         levels = len(self.encoders)
         songs = ended[0].shape[0]
         way = (self._way_in(), *self.down, *self.up)[place]
-        block = (*self.encoders, self.middle, *self.decoders)[place]
+        block = self.block(place)
         parts: list[Part] = [Pending(way, ended.pop())]
         if place > levels:
             parts.append(_repeat(skips.pop(), songs))

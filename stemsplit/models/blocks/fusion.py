@@ -7,6 +7,11 @@ it is called:
     module(x, plus)            where `takes_plus`: what is added to the convolution, and may be
                                written over: it shares no channels with x
 
+One with a matrix over frequency may say so by a method `matrix`. What replaces it is called as it
+is, and its `sum_latents` too:
+
+    module(x)                  (B, C, N, F_in) -> (B, C, N, F_out)
+
 One whose layers each read its inputs and what all layers before them gave, the newest first, and
 that gives what the last one gives, may say which these are, by a method `dense_layers`. It is
 called with its parts in a sequence, of which the first may be `Pending`:
@@ -44,6 +49,14 @@ class Fusion(NamedTuple):
     zeros: tuple[int, int, int, int] = (0, 0, 0, 0)
     gives_bare: bool = False
     takes_plus: bool = False
+
+
+class Mixing(NamedTuple):
+    """A matrix over frequency with what stands behind it."""
+
+    linear: nn.Linear
+    norm: nn.Module
+    activation: nn.Module
 
 
 class Pending(NamedTuple):

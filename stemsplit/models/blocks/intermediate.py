@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,14 @@ from torch.nn import functional
 
 from stemsplit.dsp.memory import cat, has_channels_last, is_recorded, new_empty, new_image
 from stemsplit.models.blocks.framewise import by_frames
-from stemsplit.models.blocks.fusion import Fusion, Part, settle
+from stemsplit.models.blocks.fusion import Fusion, Mixing, Part, settle
 from stemsplit.models.blocks.norm_places import NormPlace, behind
 
 Matrix = tuple[Tensor, Tensor | None]
 """Weight and bias."""
+
+Work = Callable[[Tensor], Tensor]
+"""Takes frames, each for itself."""
 
 CACHED_WEIGHTS = 1 << 19
 """So large a matrix stays in a processor's cache while it is applied to frame after frame."""
@@ -139,28 +143,60 @@ class LinearLayer(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
         self.activation = build_activation(activation)
 
-    def forward(self, x: Tensor, matrix: Matrix | None = None) -> Tensor:
-        """Mix frequencies.
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, N, F_in) -> (B, C, N, F_out)."""
+        return self._run(x, (self.linear.weight, self.linear.bias))
 
-        Args:
-            x: Shape (B, C, N, F_in).
-            matrix: What to use instead of its own; see `split_latents`.
-
-        Returns:
-            Shape (B, C, N, F_out).
-        """
-        weight, bias = matrix or (self.linear.weight, self.linear.bias)
-        result: Tensor = self.activation(self.norm(_mix(x, weight, bias)))
+    def _run(self, x: Tensor, matrix: Matrix) -> Tensor:
+        """Do it with a matrix like its own, or a part of that."""
+        result: Tensor = self.activation(self.norm(_mix(x, *matrix)))
         return result
 
-    def split_latents(self, latents: int) -> list[Matrix]:
-        """Return the part of its matrix and bias that gives each of several spectra.
+    def matrix(self) -> Mixing:
+        """Say what is computed. See `stemsplit.models.blocks.fusion`."""
+        return Mixing(self.linear, self.norm, self.activation)
 
-        In what comes out, these run fastest: bin by bin.
+    def sum_latents(self, attention: Tensor, songs: int) -> Work:
+        """Return what makes spectra of latent sources and sums them for each stem.
+
+        In what the matrix gives, the latent sources run fastest: bin by bin.
 
         Args:
-            latents: How many spectra.
+            attention: How much each stem takes of each of them. Shape (S, L).
+            songs: B.
+
+        Returns:
+            Takes (B or B * S, C, N, F_in), gives (B * S, C, N, F_out / L).
         """
+        matrices = self._split_latents(attention.shape[1])
+
+        def work(x: Tensor) -> Tensor:
+            total: Tensor | None = None
+            for share, spectra in zip(
+                attention.unbind(1), self._find_spectra(x, matrices), strict=True
+            ):
+                total = _add_share(total, share, spectra.unflatten(0, (songs, -1)))
+            assert total is not None, "there are latent sources"
+            return total.flatten(0, 1)
+
+        return work
+
+    def _find_spectra(self, x: Tensor, matrices: Sequence[Matrix]) -> Iterator[Tensor]:
+        """Yield what each matrix makes of an image.
+
+        One by one: side by side they are the largest of a network's arrays.
+        """
+        if self.training:
+            # The norm looks at all spectra.
+            yield from self._run(x, _join(matrices)).chunk(len(matrices), dim=-1)
+            return
+        if self.linear.weight.numel() > CACHED_WEIGHTS:
+            x = _to_rows(x)
+        for matrix in matrices:
+            yield self._run(x, matrix)
+
+    def _split_latents(self, latents: int) -> list[Matrix]:
+        """Return the part of its matrix and bias that gives each latent source's spectrum."""
         weight: Tensor = self.linear.weight
         bias: Tensor | None = self.linear.bias
         if not torch.is_grad_enabled():
@@ -171,6 +207,29 @@ class LinearLayer(nn.Module):
             weight = weight.to(torch.get_autocast_dtype(weight.device.type))
         rows = [slice(first, None, latents) for first in range(latents)]
         return [(weight[some], None if bias is None else bias[some]) for some in rows]
+
+
+def _add_share(total: Tensor | None, share: Tensor, spectra: Tensor) -> Tensor:
+    """Add each stem's share of a latent source.
+
+    Args:
+        total: What comes before, if anything: may be changed. Shape (B, S, C, N, F).
+        share: Shape (S,).
+        spectra: Shape (B, 1 or S, C, N, F).
+
+    Returns:
+        Shape (B, S, C, N, F).
+    """
+    # In numbers of one type: on some devices shares stay in float32 where all else is lowered.
+    shares = share.to(spectra.dtype).view(-1, 1, 1, 1)
+    if is_recorded(share, spectra):
+        own = shares * spectra
+        return own if total is None else total + own
+    if total is not None:
+        return total.addcmul_(shares, spectra)
+    shape = (len(spectra) * len(share), *spectra.shape[2:])
+    total = new_image(spectra.flatten(0, 1), shape).unflatten(0, (len(spectra), -1))
+    return torch.mul(shares, spectra, out=total)
 
 
 def _join(matrices: Sequence[Matrix]) -> Matrix:
@@ -273,35 +332,26 @@ class TDF(nn.Module):
         result: Tensor = self.layers(x)
         return result
 
-    def split_latents(self, latents: int) -> Callable[[Tensor], Iterator[Tensor]]:
-        """Return what yields the spectra of latent sources, which run fastest in the output.
-
-        One by one: side by side they are the largest of a network's arrays.
+    def sum_latents(self, attention: Tensor, songs: int) -> Work:
+        """Return what goes to the spectra of latent sources, and sums them for each stem.
 
         Args:
-            latents: How many; divides F_out.
+            attention: How much each stem takes of each of them. Shape (S, L); L divides F_out.
+            songs: B.
 
         Returns:
-            Takes (B, C, N, F_in), yields as many times (B, C, N, F_out / latents).
+            Takes (B or B * S, C, N, F_in), gives (B * S, C, N, F_out / L).
         """
         *first, last = self.layers
-        assert isinstance(last, LinearLayer)
-        matrices = last.split_latents(latents)
+        # Or what replaces one.
+        sum_latents = cast("LinearLayer", last).sum_latents(attention, songs)
 
-        def transform(x: Tensor) -> Iterator[Tensor]:
+        def work(x: Tensor) -> Tensor:
             for layer in first:
                 x = layer(x)
-            if last.training:
-                # Its norm looks at all spectra.
-                together = last(x, _join(matrices))
-                yield from together.chunk(latents, dim=-1)
-                return
-            if last.linear.weight.numel() > CACHED_WEIGHTS:
-                x = _to_rows(x)
-            for matrix in matrices:
-                yield last(x, matrix)
+            return sum_latents(x)
 
-        return transform
+        return work
 
 
 class NarrowedTDF(nn.Module):
