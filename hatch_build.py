@@ -19,7 +19,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("stemsplit", "backends", "native")
 SOURCES = tuple(
-    FOLDER / name for name in ("convolution.c", "dense.c", "patches.c", "planes.c", "rows.c")
+    FOLDER / name
+    for name in ("convolution.c", "dense.c", "matrices.c", "patches.c", "planes.c", "rows.c")
 )
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 X86 = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stemsplit.backends.filled import fill_vectors
 from stemsplit.backends.folding import fold_norms, map_norms
-from stemsplit.backends.native.fusing import use_native_convolutions
+from stemsplit.backends.native.fusing import use_native_convolutions, use_native_matrices
 from stemsplit.backends.native.library import are_faster
 from stemsplit.backends.phases import split_phases
 from stemsplit.backends.products import use_products
@@ -97,6 +97,9 @@ class TorchCore:
         if self._channels_last:
             if are_faster(precision):
                 use_native_convolutions(self._core)
+                if precision == "fp32":
+                    # In other numbers, torch's products are as fast as the processor's.
+                    use_native_matrices(self._core)
                 use_products(self._core)
             self._core = split_phases(self._core)
             fill_vectors(self._core)

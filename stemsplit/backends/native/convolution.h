@@ -122,6 +122,21 @@ typedef struct {
     i64 rows; /* how many there are; behind the last one stands the first again */
 } RowImage;
 
+/* A matrix that every row of an image is multiplied with: matrices.c. Where there are shares, what
+   comes out of each of its parts is added up, with a share of it for every stem. */
+typedef struct {
+    const float *in; /* (rows, sums, channels) */
+    i64 rows, in_row, sums, channels;
+    i64 outs, parts;
+    const float *weight;          /* (outs, parts, sums) */
+    const float *bias;            /* (outs, parts), or null */
+    const float *scale, *shift;   /* (channels): of the norm behind it */
+    const float *shares;          /* (stems, parts), or null: one part, one stem, as it is */
+    i64 stems;
+    float *out; /* (stems, rows, outs, channels) */
+    float slope; /* of the activation below zero: 1 is none, 0 a ReLU */
+} Matrix;
+
 void stemsplit_convolve(const Task *task, int64_t first, int64_t last, int64_t block,
                         float *workspace);
 

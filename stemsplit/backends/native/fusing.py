@@ -1,4 +1,4 @@
-"""Convolutions of a network replaced by those in C, with the norms and activations around them."""
+"""Layers of a network replaced by those in C, with the norms and activations around them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
+from stemsplit.backends.native.matrices import HasMatrix, NativeMatrix, fits_norm
 from stemsplit.backends.native.patches import NativePatches, fits_patches
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.backends.native.rows import NativeDenseRows, NativeRows, fits_rows
@@ -70,6 +71,28 @@ def use_native_convolutions(core: nn.Module) -> None:
     library = find_library()
     if library is not None:
         _replace_children(core, library)
+
+
+def use_native_matrices(core: nn.Module) -> None:
+    """Replace matrices over frequency that can be replaced, in place; no tensor is written to.
+
+    Does nothing where there is no library for this processor.
+
+    Args:
+        core: In evaluation mode, float32, on a processor; nothing is to be lowered.
+    """
+    library = find_library()
+    if library is None:
+        return
+    for module in list(core.modules()):
+        for name, child in module.named_children():
+            if not isinstance(child, HasMatrix):
+                continue
+            pieces = child.matrix()
+            slope = _find_slope((pieces.activation,))
+            if slope is not None and fits_norm(pieces.norm, library):
+                matrix = NativeMatrix(library, pieces.linear, pieces.norm, slope)
+                setattr(module, name, matrix)
 
 
 def _replace_children(module: nn.Module, library: Library) -> None:

@@ -1,8 +1,9 @@
-"""The compiled convolutions: which library is for this processor, and what it takes.
+"""The compiled layers: which library is for this processor, and what it takes.
 
 `hatch_build.py` compiles them when the package is built, for every kind of vectors that
 the processor's family has. Where there was no compiler there is none, and torch does the work.
-Those of one machine give the same to the last bit: which is taken changes the time alone.
+Convolutions by those of one machine are the same to the last bit, and so are matrices by those that
+compute them.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ _FUNCTIONS = {
             "planes_size",
             "row_layer_size",
             "row_image_size",
+            "matrix_size",
         ),
         ctypes.c_int64,
     ),
     **dict.fromkeys(("count_tiles", "workspace", "count_kernels"), ctypes.c_int64),
     "rows_workspace": ctypes.c_int64,
     **dict.fromkeys(
-        ("pack", "convolve_beside", "follow", "write_patches", "convolve_planes", "follow_rows")
+        (
+            *("pack", "convolve_beside", "follow", "write_patches", "convolve_planes"),
+            *("follow_rows", "multiply_rows"),
+        )
     ),
 }
 """And what they return."""
@@ -153,12 +158,28 @@ class Planes(ctypes.Structure):
     )
 
 
+class Matrix(ctypes.Structure):
+    """A matrix that every row of an image is multiplied with. See `convolution.h`."""
+
+    _fields_ = (
+        ("input", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("rows", "in_row", "sums", "channels", "outs", "parts")
+        ),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "scale", "shift", "shares")),
+        ("stems", ctypes.c_int64),
+        ("out", ctypes.c_void_p),
+        ("slope", ctypes.c_float),
+    )
+
+
 class Library:
-    """Compiled `convolution.c`, `dense.c`, `patches.c`, `planes.c` and `rows.c`.
+    """Compiled `convolution.c`, `dense.c`, `matrices.c`, `patches.c`, `planes.c` and `rows.c`.
 
     Attributes:
         lanes: How many numbers its vectors hold.
-        patch_lanes: And those of `patches.c` and `rows.c`.
+        patch_lanes: And those of `matrices.c`, `patches.c` and `rows.c`.
         halves: Whether this processor takes them in two steps.
     """
 
@@ -183,10 +204,12 @@ class Library:
                 library.stemsplit_planes_size(),
                 library.stemsplit_row_layer_size(),
                 library.stemsplit_row_image_size(),
+                library.stemsplit_matrix_size(),
             )
         except AttributeError as error:
             raise OSError(others) from error
-        if sizes != tuple(map(ctypes.sizeof, (Task, Layer, Patches, Planes, RowLayer, RowImage))):
+        structures = (Task, Layer, Patches, Planes, RowLayer, RowImage, Matrix)
+        if sizes != tuple(map(ctypes.sizeof, structures)):
             raise OSError(others)
         self.lanes: int = library.stemsplit_lanes()
         self.patch_lanes: int = library.stemsplit_patch_lanes()
@@ -298,6 +321,17 @@ class Library:
         """
         edges = ctypes.c_int64(first), ctypes.c_int64(last)
         self._library.stemsplit_convolve_planes(ctypes.byref(task), *edges)
+
+    def multiply_rows(self, task: Matrix, first: int, last: int) -> None:
+        """Compute some outputs of every row; other threads go on meanwhile.
+
+        Args:
+            task: Whose pointers are to memory that stays where it is.
+            first: The first output.
+            last: The one behind the last.
+        """
+        edges = ctypes.c_int64(first), ctypes.c_int64(last)
+        self._library.stemsplit_multiply_rows(ctypes.byref(task), *edges)
 
 
 def are_faster(precision: str) -> bool:
