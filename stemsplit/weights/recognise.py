@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,8 @@ def recognise(path: Path, registry: Mapping[str, ModelEntry]) -> ModelEntry:
 
     Args:
         path: A file of weights, or a folder with some.
-        registry: Models by name; where several fit, the first is taken.
+        registry: Models by name; where several fit, one with a file of the same name is taken, or
+            else the first.
 
     Returns:
         The entry of the network that the files describe, or the known model's, with these files in
@@ -92,10 +93,7 @@ def _search(path: Path, registry: Mapping[str, ModelEntry], shelf: Shelf) -> Mod
         raise CheckpointError(f"{path} holds no weights in a format that is known", help=_DESCRIBE)
     misfits: list[CheckpointError] = []
     refusals = []
-    for entry in registry.values():
-        formats = {file.format for file in entry.files}
-        if entry.members or not formats.issuperset(map(_name_as, brought)):
-            continue
+    for entry in _order(registry.values(), brought):
         try:
             return _fit(entry, path, brought)
         except CheckpointError as error:
@@ -113,6 +111,43 @@ def _search(path: Path, registry: Mapping[str, ModelEntry], shelf: Shelf) -> Mod
         + (f"; the nearest is {near[0].message}" if near else ""),
         help=near[0].help if near else _DESCRIBE,
     )
+
+
+def _order(entries: Iterable[ModelEntry], brought: Sequence[Brought]) -> Iterator[ModelEntry]:
+    """Yield the models that have such files: those first that have one of the same name.
+
+    Last come those that names alone tell not to fit, without the time to build their networks.
+    """
+    names = {one.path.name for one in brought}
+    formats = set(map(_name_as, brought))
+    fitting = [
+        entry
+        for entry in entries
+        if not entry.members and formats <= {file.format for file in entry.files}
+    ]
+    fitting.sort(key=lambda entry: names.isdisjoint(file.name for file in entry.files))
+    strange = []
+    for entry in fitting:
+        if all(_has_use_for(entry, one) for one in brought):
+            yield entry
+        else:
+            strange.append(entry)
+    yield from strange
+
+
+def _has_use_for(entry: ModelEntry, brought: Brought) -> bool:
+    """Whether one of a model's files has no other tensors, by their names, than this may have."""
+    for file in entry.files:
+        if file.format != _name_as(brought):
+            continue
+        keymap = build_keymap(file.keymap, file.stem, entry.stems)
+        try:
+            renamed = rename_arrays(keymap, brought.read(keymap.inert).arrays)
+        except (CheckpointError, UnsafeWeightsError):
+            continue
+        if renamed.arrays and not renamed.unused:
+            return True
+    return False
 
 
 class _MisfitError(CheckpointError):

@@ -11,8 +11,12 @@ import torch
 from torch import nn
 
 from stemsplit.errors import CheckpointError, UnsafeWeightsError
+from stemsplit.models.base import StemModel
 from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
+from stemsplit.weights import recognise
+from stemsplit.weights.build import build_model
+from stemsplit.weights.entry import ModelEntry
 from stemsplit.weights.load import load_model
 from stemsplit.weights.own_models import find_entry
 from stemsplit.weights.registry import Registry
@@ -77,6 +81,64 @@ def test_a_folder_is_known_by_its_tensors(
     assert all(file.sha256 is None for file in entry.files)
     loaded = load_model(folder, registry=registry, store=Store(tmp_path / "cache", offline=True))
     assert same_sound(loaded, model)
+
+
+def test_of_two_that_fit_the_one_that_a_file_is_called_as_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ""
+    for name in ("first", "second"):
+        text += TABLE.format(name=name, hidden=8)
+        text += "".join(FILE.format(name=name, stem=stem) for stem in STEMS)
+        text = text.replace("-1234", f"-{name}")
+    (tmp_path / "registry.toml").write_text(text)
+    registry = Registry.load([tmp_path / "registry.toml"])
+    built: list[str] = []
+
+    def build(entry: ModelEntry) -> StemModel:
+        built.append(entry.name)
+        return build_model(entry)
+
+    monkeypatch.setattr(recognise, "build_model", build)
+    write_weights(tmp_path / "own", 8, drums="drums-second.pth", vocals="vocals-mine.pth")
+    entry = find_entry(tmp_path / "own", registry)
+    assert entry.description == "own, recognised as weights of second: vocals, drums"
+    assert find_entry(tmp_path / "own" / "vocals-mine.pth", registry).description.endswith(
+        "recognised as weights of first: vocals"
+    )
+    assert built[0] == "second"
+    assert built[-1] == "first"
+
+
+def test_a_network_that_has_no_use_for_a_tensor_is_built_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        '[models.ratio]\ndescription = "x"\narchitecture = "spleeter"\nstems = ["vocals"]\n'
+        "config = { widths = [2, 3, 4, 5, 6, 7] }\n[[models.ratio.files]]\n"
+        'source = "https://example.org/vocals.pth"\nformat = "torch-pickle"\n'
+        'keymap = "spleeter-torch"\nstem = "vocals"\n'
+    )
+    text += TABLE.format(name="small", hidden=8)
+    text += "".join(FILE.format(name="small", stem=stem) for stem in STEMS)
+    (tmp_path / "registry.toml").write_text(text)
+    registry = Registry.load([tmp_path / "registry.toml"])
+    built: list[str] = []
+
+    def build(entry: ModelEntry) -> StemModel:
+        built.append(entry.name)
+        return build_model(entry)
+
+    monkeypatch.setattr(recognise, "build_model", build)
+    write_weights(tmp_path / "own", 8, vocals="vocals.pth")
+    assert find_entry(tmp_path / "own", registry).description.endswith("of small: vocals")
+    assert built[-1] == "small"
+    assert "ratio" not in built
+    built.clear()
+    write_weights(tmp_path / "own", 12, vocals="vocals.pth")
+    with pytest.raises(CheckpointError, match="the nearest is umx, but"):
+        find_entry(tmp_path / "own", registry)
+    assert built.index("small") < built.index("ratio")
 
 
 def test_one_file_is_one_stem_where_each_has_a_network(tmp_path: Path, registry: Registry) -> None:
