@@ -136,7 +136,7 @@ def _order(entries: Iterable[ModelEntry], brought: Sequence[Brought]) -> Iterato
 
 
 def _has_use_for(entry: ModelEntry, brought: Brought) -> bool:
-    """Whether one of a model's files has no other tensors, by their names, than this may have."""
+    """Whether a file has, by their names, no tensors but those that one of a model's may have."""
     for file in entry.files:
         if file.format != _name_as(brought):
             continue

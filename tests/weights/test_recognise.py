@@ -16,6 +16,8 @@ from stemsplit.models.open_unmix import OpenUnmix, OpenUnmixConfig
 from stemsplit.models.spleeter import Spleeter, SpleeterConfig
 from stemsplit.weights import recognise
 from stemsplit.weights.build import build_model
+from stemsplit.weights.convert import Checkpoint, read_checkpoint
+from stemsplit.weights.described import brought
 from stemsplit.weights.entry import ModelEntry
 from stemsplit.weights.load import load_model
 from stemsplit.weights.own_models import find_entry
@@ -237,6 +239,22 @@ def test_a_poisoned_file_is_refused_by_the_name_it_asks_for(
     path.write_bytes(pickle.dumps({"fc1.weight": Poison()}))
     with pytest.raises(UnsafeWeightsError, match=r"builtins\.exec"):
         find_entry(path, registry)
+
+
+def test_a_file_that_is_refused_is_read_once_for_what_is_let_pass(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[frozenset[str]] = []
+
+    def read(path: Path, format: str, *, inert: frozenset[str]) -> Checkpoint:
+        asked.append(inert)
+        return read_checkpoint(path, format, inert=inert)
+
+    monkeypatch.setattr(brought, "read_checkpoint", read)
+    (tmp_path / "vocals.pth").write_bytes(pickle.dumps({"fc1.weight": Poison()}))
+    with pytest.raises(UnsafeWeightsError):
+        find_entry(tmp_path / "vocals.pth", registry)
+    assert len(asked) == len(set(asked)) > 1
 
 
 def test_a_folder_without_weights(tmp_path: Path, registry: Registry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stemsplit.errors import CheckpointError, UnsafeWeightsError
+from stemsplit.errors import CheckpointError, StemsplitError, UnsafeWeightsError
 from stemsplit.weights.convert import Checkpoint, read_checkpoint, sniff_format
 
 
@@ -14,13 +14,25 @@ class Brought:
     def __init__(self, path: Path, format: str) -> None:
         self.path = path
         self.format = format
-        self._read: dict[frozenset[str], Checkpoint] = {}
+        self._read: dict[frozenset[str], Checkpoint | StemsplitError] = {}
 
     def read(self, inert: frozenset[str]) -> Checkpoint:
-        """Return what is in it; `inert` as a keymap has it."""
+        """Return what is in it; `inert` as a keymap has it.
+
+        Raises:
+            CheckpointError: It is damaged.
+            UnsafeWeightsError: It is a pickle that asks for what no weights need.
+        """
         if inert not in self._read:
-            self._read[inert] = read_checkpoint(self.path, self.format, inert=inert)
-        return self._read[inert]
+            try:
+                self._read[inert] = read_checkpoint(self.path, self.format, inert=inert)
+            except (CheckpointError, UnsafeWeightsError) as error:
+                self._read[inert] = error
+        found = self._read[inert]
+        if isinstance(found, StemsplitError):
+            # Without what held on to the file's contents when it was first raised.
+            raise found.with_traceback(None)
+        return found
 
     def has(self, name: str, inert: frozenset[str]) -> bool:
         """Whether it can be read and has a tensor of this name."""
