@@ -1,4 +1,4 @@
-"""Compile the convolutions in C while the package is built, where there is a compiler.
+"""Compile the layers in C while the package is built, where there is a compiler.
 
 Each kind of vectors of the processor's family gets a library of its own; which one is loaded is
 decided where the program runs. Without a compiler the package is complete, and slower.

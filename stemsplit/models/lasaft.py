@@ -185,8 +185,10 @@ class ConditionedUNetCore(nn.Module):
         """Go as far as all stems share the way, then on with each.
 
         Of what they share the last image is kept, and each stem's is made of it when its turn
-        comes: those of all at once would be most of what the network holds. The last two stems'
-        are made at once, for there is room for one more when the shared one is not needed.
+        comes: those of all at once would be most of what the network holds. So what attention
+        would share of that block (LaSAFT's latent sources, before a stem's share of them) is
+        computed anew for a stem: a sixth more operations, with the published sizes. The last two
+        stems' are made at once, for there is room for one more when the shared one is not needed.
 
         Shape: (1, P, N, F) -> (1, S, P, N, F).
         """

@@ -52,7 +52,7 @@ def small_core() -> nn.Sequential:
 def tiny(name: str) -> StemModel:
     kind = find_architecture(name)
     torch.manual_seed(1)
-    return kind(kind.Config.tiny(("vocals", "drums"))).eval()
+    return kind(kind.Config.tiny(("vocals", "drums", "other"))).eval()
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

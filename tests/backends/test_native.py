@@ -18,12 +18,13 @@ from random_weights import randomise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stemsplit.backends.native import dense, fusing
+from stemsplit.backends.native import dense, fusing, matrices
 from stemsplit.backends.native.convolution import MOST_TILES, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.fusing import NativeUnit, use_native_convolutions
 from stemsplit.backends.native.geometry import plan
 from stemsplit.backends.native.library import Library
+from stemsplit.backends.native.matrices import NativeMatrix
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.backends.native.rows import NativeRows
 from stemsplit.models.blocks.fusion import Fusion
@@ -361,7 +362,13 @@ def test_other_layers_are_left_to_torch(layer: nn.Conv2d | nn.ConvTranspose2d) -
     assert plan(layer, (0, 0)) is None
 
 
-def test_all_libraries_of_a_machine_give_the_same_bits(build: ModuleType, tmp_path: Path) -> None:
+@torch.no_grad()
+def test_all_libraries_of_a_machine_give_the_same_bits(
+    build: ModuleType,
+    tmp_path: Path,
+    set_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     capabilities = {"AVX2": ["avx2"], "AVX512": ["avx2", "avx512", "avx512vl"]}
     here = capabilities.get(torch.backends.cpu.get_cpu_capability(), [])
     if len(here) < 2 or build.find_compiler() is None:
@@ -377,8 +384,7 @@ def test_all_libraries_of_a_machine_give_the_same_bits(build: ModuleType, tmp_pa
             layer = kind(21, channels, **shape)
             randomise(layer)
             behind = (norm, nn.LeakyReLU(0.1)) if channels == 26 else ()
-            with torch.no_grad():
-                given = [fuse(one, Fusion(layer, behind=behind))(image) for one in libraries]
+            given = [fuse(one, Fusion(layer, behind=behind))(image) for one in libraries]
             assert all(torch.equal(given[0], other) for other in given[1:])
     for taps in (2, 3, 5):
         across = nn.Conv2d(21, 24, (1, taps), padding=(0, 1))
@@ -387,6 +393,18 @@ def test_all_libraries_of_a_machine_give_the_same_bits(build: ModuleType, tmp_pa
     planes = nn.Conv2d(1, 3, (3, 5))
     of_one = [NativePlanesConv2d(one, planes)(image[:, :1]) for one in libraries]
     assert all(torch.equal(of_one[0], other) for other in of_one[1:])
+    # Another part of the outputs falls to each of three threads.
+    monkeypatch.setattr(matrices, "FEWEST_PRODUCTS", 1)
+    matrix, behind, attention = nn.Linear(30, 3 * 21), nn.BatchNorm2d(40), torch.rand(2, 3)
+    randomise(behind)
+    shown = draw(1, 40, 5, 30)
+    for work in (NativeMatrix.forward, lambda layer, x: layer.sum_latents(attention, 1)(x)):
+        multiplied = []
+        for threads in (1, 3):
+            set_threads(threads)
+            layers = [NativeMatrix(one, matrix, behind, 0.0) for one in libraries]
+            multiplied += [work(layer, shown) for layer in layers]
+        assert all(torch.equal(multiplied[0], other) for other in multiplied[1:])
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ class TestBuild:
             Library(path)
 
     @pytest.mark.parametrize(
-        "name", ["convolve_beside", "follow", "convolve_planes", "follow_rows", "pack"]
+        "name",
+        ["convolve_beside", "follow", "convolve_planes", "follow_rows", "multiply_rows", "pack"],
     )
     def test_a_library_without_a_function_is_refused(
         self, name: str, build: ModuleType, tmp_path: Path

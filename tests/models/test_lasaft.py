@@ -169,7 +169,9 @@ def test_frames_are_transformed_a_few_at_a_time(
     [("film_tdf", 0), ("gpocm", 3), ("gpocm_lasaft", 0), ("gpocm_lightsaft", 0)],
 )
 @torch.no_grad()
-def test_what_all_stems_share_is_computed_once(case: str, parting: int, tmp_path: Path) -> None:
+def test_convolutions_of_what_all_stems_share_are_computed_once(
+    case: str, parting: int, tmp_path: Path
+) -> None:
     """Attention tells stems apart from the first block on, a modulation from where it begins."""
     model = load(tmp_path, case)
     net = model.core.net

@@ -13,7 +13,7 @@ from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
-from stemsplit.backends.native.matrices import HasMatrix, NativeMatrix, fits_norm
+from stemsplit.backends.native.matrices import HasMatrix, NativeMatrix, fits_matrix
 from stemsplit.backends.native.patches import NativePatches, fits_patches
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.backends.native.rows import NativeDenseRows, NativeRows, fits_rows
@@ -90,7 +90,7 @@ def use_native_matrices(core: nn.Module) -> None:
                 continue
             pieces = child.matrix()
             slope = _find_slope((pieces.activation,))
-            if slope is not None and fits_norm(pieces.norm, library):
+            if slope is not None and fits_matrix(pieces.norm, pieces.linear, library):
                 matrix = NativeMatrix(library, pieces.linear, pieces.norm, slope)
                 setattr(module, name, matrix)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 VARIABLE = "STEMSPLIT_NATIVE"
-"""0 leaves the convolutions to torch."""
+"""0 leaves everything to torch."""
 
 _LIBRARIES = {"AVX512": ("avx512", "avx512vl"), "AVX2": ("avx2",)}
 

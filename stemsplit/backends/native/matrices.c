@@ -24,9 +24,10 @@ INLINE void multiply(const Matrix *p, i64 row, i64 first, i64 part, i64 channel,
     some sums[OUTS][VECTORS];
     UNROLL for (int n = 0; n < outs; n++)
         UNROLL for (int v = 0; v < vectors; v++) sums[n][v] = (some){0};
-    for (i64 k = 0; k < p->sums; k++, in += p->channels) {
+    for (i64 k = 0; k < p->sums; k++) {
+        const some *pixel = (const some *)(in + k * p->channels);
         some values[VECTORS];
-        UNROLL for (int v = 0; v < vectors; v++) values[v] = ((const some *)in)[v];
+        UNROLL for (int v = 0; v < vectors; v++) values[v] = pixel[v];
         UNROLL for (int n = 0; n < outs; n++) {
             const float factor = weight[n * step + k];
             UNROLL for (int v = 0; v < vectors; v++) sums[n][v] += values[v] * factor;

@@ -2,11 +2,13 @@
 
 Torch multiplies rows of bins, which images of a U-Net would have to be turned for, and turns
 the weights for every few frames; norm, activation and a stem's share are then as many passes over
-what came out. Here a frame is taken as it lies, and all of that is done where a number is computed.
+what came out. Here a frame whose channels lie side by side is taken as it lies, and all of that is
+done where a number is computed.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeGuard, runtime_checkable
@@ -21,6 +23,8 @@ from stemsplit.dsp.threads import run_shares
 
 FEWEST_PRODUCTS = 1 << 20
 """For a thread."""
+OUTS_AT_ONCE = 8
+"""That C computes, or half as many: threads share these."""
 
 
 class Mixed(Protocol):
@@ -39,17 +43,19 @@ class HasMatrix(Protocol):
         """Return its pieces."""
 
 
-def fits_norm(norm: nn.Module, library: Library) -> TypeGuard[nn.BatchNorm2d]:
-    """Tell whether `NativeMatrix` can and should compute a matrix with this norm behind it.
+def fits_matrix(norm: nn.Module, linear: nn.Linear, library: Library) -> TypeGuard[nn.BatchNorm2d]:
+    """Tell whether `NativeMatrix` can and should compute a layer with this norm behind it.
 
     It can where a pixel's channels are whole vectors. Where a processor has longer ones than it
-    works with, torch's products use them.
+    works with, or a unit for matrices (Apple's), torch's products use them.
     """
     return (
         isinstance(norm, nn.BatchNorm2d)
         and norm.running_mean is not None
         and norm.num_features % library.patch_lanes == 0
         and library.lanes == library.patch_lanes
+        and sys.platform != "darwin"
+        and all(one.dtype == torch.float32 and one.is_contiguous() for one in linear.parameters())
     )
 
 
@@ -70,7 +76,7 @@ class NativeMatrix(nn.Module):
         Args:
             library: What computes.
             linear: In float32; is kept.
-            norm: What `fits_norm` takes; left as it is.
+            norm: What `fits_matrix` takes, with that; left as it is.
             slope: Of the activation behind it, below zero: 1 is none, 0 a ReLU.
         """
         super().__init__()
@@ -97,7 +103,7 @@ class NativeMatrix(nn.Module):
         Returns:
             Takes (B or B * S, C, N, F_in), gives (B * S, C, N, F_out / L).
         """
-        shares = attention.detach().contiguous()
+        shares = attention.detach().float().contiguous()
 
         def work(x: Tensor) -> Tensor:
             stems = len(shares) if len(x) == songs else 1
@@ -138,7 +144,11 @@ class NativeMatrix(nn.Module):
                 *(self.scale.data_ptr(), self.shift.data_ptr()),
                 *(None if own is None else own.data_ptr(), stems, given.data_ptr(), self._slope),
             )
-            products = frames * bins * channels * parts
-            work = partial(self._library.multiply_rows, task)
-            run_shares(work, outs, -(-FEWEST_PRODUCTS // products))
+            products = OUTS_AT_ONCE * frames * bins * channels * parts
+            work = partial(self._multiply_groups, task)
+            run_shares(work, -(-outs // OUTS_AT_ONCE), -(-FEWEST_PRODUCTS // products))
         return out.permute(0, 3, 1, 2)
+
+    def _multiply_groups(self, task: Matrix, first: int, last: int) -> None:
+        last = min(last * OUTS_AT_ONCE, task.outs)
+        self._library.multiply_rows(task, first * OUTS_AT_ONCE, last)

@@ -1,7 +1,7 @@
-/* Convolutions that go through an image patch by patch, for inference: transposed ones whose kernel is
-   as large as their stride, where every pixel becomes a patch of its own and no two of them meet, and
-   ordinary ones whose kernel is as tall as their stride, where no row is read twice. Either is a
-   product of small matrices. Numbers are float32; strides count floats. */
+/* Convolutions that go through an image patch by patch, for inference: transposed ones whose kernel
+   is as large as their stride, where every pixel becomes a patch of its own and no two of them
+   meet, and ordinary ones whose kernel is as tall as their stride, where no row is read twice.
+   Either is a product of small matrices. Numbers are float32; strides count floats. */
 
 #include "convolution.h"
 

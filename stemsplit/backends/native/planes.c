@@ -37,7 +37,8 @@ KERNEL void stemsplit_convolve_planes(const Planes *p, int64_t first, int64_t la
             const i64 begin = across < 0 ? -across : 0;
             const i64 room = p->columns - across;
             const i64 end = room < p->out_columns ? room : p->out_columns;
-            add_row(out + begin, image + down * p->columns + begin + across, kernel[k], end - begin);
+            const float *in = image + down * p->columns + begin + across;
+            add_row(out + begin, in, kernel[k], end - begin);
         }
     }
 }

@@ -1,13 +1,13 @@
-/* Convolutions over the columns of every row alone, for inference: kernels of one row. Those of three
-   taps by Winograd's minimal filtering F(4, 3), which needs half the products; others by their
-   definition. Numbers are float32; strides count floats. */
+/* Convolutions over the columns of every row alone, for inference: kernels of one row. Those of
+   three taps by Winograd's minimal filtering F(4, 3), which needs half the products; others by
+   their definition. Numbers are float32; strides count floats. */
 
 #include <string.h>
 
 #include "convolution.h"
 
-/* What is computed at once: vectors of outputs, for some pixels, or some tiles of them. The sums take
-   most registers, and a kernel's numbers are read once for all of these. */
+/* What is computed at once: vectors of outputs, for some pixels, or some tiles of them. The sums
+   take most registers, and a kernel's numbers are read once for all of these. */
 enum { VECTORS = 3, PIXELS = REGISTERS >= 32 ? 8 : 4, MOST = 8 };
 /* So many that the numbers of one of their points stay in a core's nearest cache. */
 enum { TILES = 16 };
@@ -22,7 +22,9 @@ typedef struct {
     RowImage out;
 } Rows;
 
-INLINE i64 count_columns(const Rows *p) { return p->columns + 2 * p->layer.pad - p->layer.taps + 1; }
+INLINE i64 count_columns(const Rows *p) {
+    return p->columns + 2 * p->layer.pad - p->layer.taps + 1;
+}
 
 INLINE const float *find_row(const RowImage *s, i64 row) {
     return s->pixels + row % s->rows * s->row;
@@ -80,7 +82,8 @@ static void convolve_by_definition(const Rows *p, i64 top, i64 bottom) {
                 first = first > 0 ? first : 0;
                 last = last < p->layer.taps ? last : p->layer.taps;
 #define CONVOLVE(V, N) convolve(p, row, column, at, first, last, V, N)
-                if (vectors == VECTORS) pixels == 1 ? CONVOLVE(VECTORS, 1) : CONVOLVE(VECTORS, PIXELS);
+                if (vectors == VECTORS)
+                    pixels == 1 ? CONVOLVE(VECTORS, 1) : CONVOLVE(VECTORS, PIXELS);
                 else pixels == 1 ? CONVOLVE(1, 1) : CONVOLVE(1, PIXELS);
                 column += pixels;
             }
@@ -88,7 +91,8 @@ static void convolve_by_definition(const Rows *p, i64 top, i64 bottom) {
         }
 }
 
-/* Transform what a tile reads. Shape of what is written: (SIDE, TILES, channels), from one tile on. */
+/* Transform what a tile reads. Shape of what is written: (SIDE, TILES, channels), from one tile
+   on. */
 INLINE void transform(const Rows *p, i64 row, i64 column, float *to, const int is_inside) {
     const i64 step = TILES * p->layer.channels;
     for (const RowImage *s = p->source; s < p->last; to += s->channels, s++) {
@@ -169,7 +173,8 @@ static void convolve_by_tiles(const Rows *p, i64 top, i64 bottom, float *workspa
         const i64 left = bottom * across - first, tiles = left < TILES ? left : TILES;
         for (i64 n = 0; n < tiles; n++) {
             const i64 row = (first + n) / across, column = (first + n) % across * TILE;
-            const int is_inside = column >= p->layer.pad && column - p->layer.pad + SIDE <= p->columns;
+            const i64 begin = column - p->layer.pad;
+            const int is_inside = begin >= 0 && begin + SIDE <= p->columns;
             float *to = values + n * p->layer.channels;
             is_inside ? transform(p, row, column, to, 1) : transform(p, row, column, to, 0);
         }
@@ -198,17 +203,19 @@ KERNEL int64_t stemsplit_row_layer_size(void) { return sizeof(RowLayer); }
 
 KERNEL int64_t stemsplit_row_image_size(void) { return sizeof(RowImage); }
 
-/* How many floats a workspace holds: a layer's points, and `step` rows of all layers but the last. */
+/* How many floats a workspace holds: a layer's points, and `step` rows of all layers but the
+   last. */
 KERNEL int64_t stemsplit_rows_workspace(const RowLayer *layers, int64_t count, int64_t columns,
                                         int64_t step) {
     i64 floats = count_points(layers, count);
-    for (const RowLayer *l = layers; l < layers + count - 1; l++) floats += step * columns * l->outs;
+    for (const RowLayer *l = layers; l < layers + count - 1; l++)
+        floats += step * columns * l->outs;
     return floats;
 }
 
-/* Compute rows [top, bottom) of the last layer, `step` rows of each layer after the other. Every layer
-   reads what all before it gave, the newest first, and then the images. All but the last keep the
-   width. */
+/* Compute rows [top, bottom) of the last layer, `step` rows of each layer after the other. Every
+   layer reads what all before it gave, the newest first, and then the images. All but the last keep
+   the width. */
 KERNEL void stemsplit_follow_rows(const RowLayer *layers, int64_t count, const RowImage *images,
                                   int64_t given, const RowImage *out, int64_t columns, int64_t top,
                                   int64_t bottom, int64_t step, float *workspace) {

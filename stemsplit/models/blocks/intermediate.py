@@ -26,10 +26,8 @@ from torch.nn import functional
 from stemsplit.dsp.memory import cat, has_channels_last, is_recorded, new_empty, new_image
 from stemsplit.models.blocks.framewise import by_frames
 from stemsplit.models.blocks.fusion import Fusion, Mixing, Part, settle
+from stemsplit.models.blocks.latents import Matrix, add_shares, join_latents, split_latents
 from stemsplit.models.blocks.norm_places import NormPlace, behind
-
-Matrix = tuple[Tensor, Tensor | None]
-"""Weight and bias."""
 
 Work = Callable[[Tensor], Tensor]
 """Takes frames, each for itself."""
@@ -168,16 +166,10 @@ class LinearLayer(nn.Module):
         Returns:
             Takes (B or B * S, C, N, F_in), gives (B * S, C, N, F_out / L).
         """
-        matrices = self._split_latents(attention.shape[1])
+        matrices = split_latents(self.linear, attention.shape[1])
 
         def work(x: Tensor) -> Tensor:
-            total: Tensor | None = None
-            for share, spectra in zip(
-                attention.unbind(1), self._find_spectra(x, matrices), strict=True
-            ):
-                total = _add_share(total, share, spectra.unflatten(0, (songs, -1)))
-            assert total is not None, "there are latent sources"
-            return total.flatten(0, 1)
+            return add_shares(attention, self._find_spectra(x, matrices), songs)
 
         return work
 
@@ -188,54 +180,12 @@ class LinearLayer(nn.Module):
         """
         if self.training:
             # The norm looks at all spectra.
-            yield from self._run(x, _join(matrices)).chunk(len(matrices), dim=-1)
+            yield from self._run(x, join_latents(matrices)).chunk(len(matrices), dim=-1)
             return
         if self.linear.weight.numel() > CACHED_WEIGHTS:
             x = _to_rows(x)
         for matrix in matrices:
             yield self._run(x, matrix)
-
-    def _split_latents(self, latents: int) -> list[Matrix]:
-        """Return the part of its matrix and bias that gives each latent source's spectrum."""
-        weight: Tensor = self.linear.weight
-        bias: Tensor | None = self.linear.bias
-        if not torch.is_grad_enabled():
-            # A part of a parameter would ask for gradients even so.
-            weight, bias = weight.detach(), None if bias is None else bias.detach()
-        if torch.is_autocast_enabled(weight.device.type):
-            # Once, instead of for every few frames.
-            weight = weight.to(torch.get_autocast_dtype(weight.device.type))
-        rows = [slice(first, None, latents) for first in range(latents)]
-        return [(weight[some], None if bias is None else bias[some]) for some in rows]
-
-
-def _add_share(total: Tensor | None, share: Tensor, spectra: Tensor) -> Tensor:
-    """Add each stem's share of a latent source.
-
-    Args:
-        total: What comes before, if anything: may be changed. Shape (B, S, C, N, F).
-        share: Shape (S,).
-        spectra: Shape (B, 1 or S, C, N, F).
-
-    Returns:
-        Shape (B, S, C, N, F).
-    """
-    # In numbers of one type: on some devices shares stay in float32 where all else is lowered.
-    shares = share.to(spectra.dtype).view(-1, 1, 1, 1)
-    if is_recorded(share, spectra):
-        own = shares * spectra
-        return own if total is None else total + own
-    if total is not None:
-        return total.addcmul_(shares, spectra)
-    shape = (len(spectra) * len(share), *spectra.shape[2:])
-    total = new_image(spectra.flatten(0, 1), shape).unflatten(0, (len(spectra), -1))
-    return torch.mul(shares, spectra, out=total)
-
-
-def _join(matrices: Sequence[Matrix]) -> Matrix:
-    """Put the outputs of matrices one behind the other."""
-    biases = [bias for _, bias in matrices if bias is not None]
-    return torch.cat([weight for weight, _ in matrices]), torch.cat(biases) if biases else None
 
 
 def _to_rows(x: Tensor) -> Tensor:
