@@ -53,6 +53,19 @@ def registry(tmp_path: Path) -> Registry:
     return Registry.load([path])
 
 
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of models whose networks are built from here on, as they are."""
+    names: list[str] = []
+
+    def build(entry: ModelEntry) -> StemModel:
+        names.append(entry.name)
+        return build_model(entry)
+
+    monkeypatch.setattr(recognise, "build_model", build)
+    return names
+
+
 def write_weights(folder: Path, hidden: int, **names: str) -> OpenUnmix:
     """Save each stem's network as the authors do: names[stem] is its file."""
     folder.mkdir(exist_ok=True)
@@ -86,7 +99,7 @@ def test_a_folder_is_known_by_its_tensors(
 
 
 def test_of_two_that_fit_the_one_that_a_file_is_called_as_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, built: list[str]
 ) -> None:
     text = ""
     for name in ("first", "second"):
@@ -95,13 +108,6 @@ def test_of_two_that_fit_the_one_that_a_file_is_called_as_is_taken(
         text = text.replace("-1234", f"-{name}")
     (tmp_path / "registry.toml").write_text(text)
     registry = Registry.load([tmp_path / "registry.toml"])
-    built: list[str] = []
-
-    def build(entry: ModelEntry) -> StemModel:
-        built.append(entry.name)
-        return build_model(entry)
-
-    monkeypatch.setattr(recognise, "build_model", build)
     write_weights(tmp_path / "own", 8, drums="drums-second.pth", vocals="vocals-mine.pth")
     entry = find_entry(tmp_path / "own", registry)
     assert entry.description == "own, recognised as weights of second: vocals, drums"
@@ -113,7 +119,7 @@ def test_of_two_that_fit_the_one_that_a_file_is_called_as_is_taken(
 
 
 def test_a_network_that_has_no_use_for_a_tensor_is_built_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, built: list[str]
 ) -> None:
     text = (
         '[models.ratio]\ndescription = "x"\narchitecture = "spleeter"\nstems = ["vocals"]\n'
@@ -125,13 +131,6 @@ def test_a_network_that_has_no_use_for_a_tensor_is_built_last(
     text += "".join(FILE.format(name="small", stem=stem) for stem in STEMS)
     (tmp_path / "registry.toml").write_text(text)
     registry = Registry.load([tmp_path / "registry.toml"])
-    built: list[str] = []
-
-    def build(entry: ModelEntry) -> StemModel:
-        built.append(entry.name)
-        return build_model(entry)
-
-    monkeypatch.setattr(recognise, "build_model", build)
     write_weights(tmp_path / "own", 8, vocals="vocals.pth")
     assert find_entry(tmp_path / "own", registry).description.endswith("of small: vocals")
     assert built[-1] == "small"
