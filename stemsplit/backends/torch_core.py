@@ -97,9 +97,7 @@ class TorchCore:
         if self._channels_last:
             if are_faster(precision):
                 use_native_convolutions(self._core)
-                if precision == "fp32":
-                    # In other numbers, torch's products are as fast as the processor's.
-                    use_native_matrices(self._core)
+                use_native_matrices(self._core, is_lowered=precision != "fp32")
                 use_products(self._core)
             self._core = split_phases(self._core)
             fill_vectors(self._core)

@@ -75,6 +75,7 @@ def test_what_comes_out(
         assert found.is_contiguous(memory_format=LAST)
         # Errors of a sum in float32 grow with the root of how many numbers it has.
         assert differ(found, expected) <= 1e-7 * max(20, f_in**0.5)
+        assert torch.equal(native(one.bfloat16()), native(one.bfloat16().float()))
 
 
 @pytest.mark.parametrize(("songs", "stems", "images"), [(1, 1, 1), (1, 3, 1), (2, 3, 2), (2, 3, 6)])
@@ -209,21 +210,29 @@ def test_a_block_with_its_matrices_in_c(library: Library, monkeypatch: pytest.Mo
     x = torch.randn(1, 8, 12, 10).contiguous(memory_format=LAST)
     condition = Condition(1, torch.randn(2, 5), torch.randn(2, 8, 8), torch.randn(2, 8))
     expected = block([x], condition)
-    use_native_matrices(block)
+    use_native_matrices(block, is_lowered=False)
     kinds = {type(layer) for layer in tdf.layers}
     assert kinds == {NativeMatrix if library.lanes == library.patch_lanes else LinearLayer}
     assert differ(block([x], condition), expected) <= 1e-5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_only_numbers_of_full_length_are_multiplied_in_c(
-    library: Library, precision: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("precision", "smaller"), [("fp32", 0), ("bf16", 1)])
+def test_large_matrices_are_left_where_numbers_are_short(
+    library: Library, precision: str, smaller: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processors that have shorter ones multiply these faster."""
     monkeypatch.setattr(fusing, "find_library", lambda: library)
-    core = nn.Sequential(nn.Conv2d(1, 8, 1), TDF(8, 10, 10, 6, "relu", bias=True, affine=True))
+    monkeypatch.setattr(fusing, "MOST_LOWERED", 60)
+    tdf = TDF(8, 10, 3 * 10, 6, "relu", bias=True, affine=True)
+    core = nn.Sequential(nn.Conv2d(1, 8, 1), tdf)
     ran = TorchCore(core, torch.device("cpu"), precision)
-    count = sum(isinstance(one, NativeMatrix) for one in ran._core.modules())
-    is_used = precision == "fp32" and library.lanes == library.patch_lanes
-    assert count == (2 if is_used else 0)
+    kinds = [
+        isinstance(one, NativeMatrix) for one in ran._core.get_submodule("1.layers").children()
+    ]
+    fits = library.lanes == library.patch_lanes
+    assert kinds == [fits, fits and not smaller]
     assert not any(isinstance(one, NativeMatrix) for one in core.modules())
+    x = torch.randn(2, 1, 5, 10)
+    with torch.no_grad():
+        expected = core.eval()(x)
+        assert differ(ran((x,))[0], expected) <= (1e-2 if smaller else 1e-5)

@@ -13,7 +13,7 @@ from stemsplit.backends.native.convolution import Epilogue, NativeConv2d
 from stemsplit.backends.native.dense import NativeDense
 from stemsplit.backends.native.geometry import Geometry, plan
 from stemsplit.backends.native.library import Library, find_library
-from stemsplit.backends.native.matrices import HasMatrix, NativeMatrix, fits_matrix
+from stemsplit.backends.native.matrices import MOST_LOWERED, HasMatrix, NativeMatrix, fits_matrix
 from stemsplit.backends.native.patches import NativePatches, fits_patches
 from stemsplit.backends.native.planes import NativePlanesConv2d, fits_planes
 from stemsplit.backends.native.rows import NativeDenseRows, NativeRows, fits_rows
@@ -73,13 +73,14 @@ def use_native_convolutions(core: nn.Module) -> None:
         _replace_children(core, library)
 
 
-def use_native_matrices(core: nn.Module) -> None:
+def use_native_matrices(core: nn.Module, *, is_lowered: bool) -> None:
     """Replace matrices over frequency that can be replaced, in place; no tensor is written to.
 
     Does nothing where there is no library for this processor.
 
     Args:
-        core: In evaluation mode, float32, on a processor; nothing is to be lowered.
+        core: In evaluation mode, float32, on a processor.
+        is_lowered: Whether what is left is computed in shorter numbers: large matrices are left.
     """
     library = find_library()
     if library is None:
@@ -90,6 +91,8 @@ def use_native_matrices(core: nn.Module) -> None:
                 continue
             pieces = child.matrix()
             slope = _find_slope((pieces.activation,))
+            if is_lowered and pieces.linear.weight.numel() > MOST_LOWERED:
+                continue
             if slope is not None and fits_matrix(pieces.norm, pieces.linear, library):
                 matrix = NativeMatrix(library, pieces.linear, pieces.norm, slope)
                 setattr(module, name, matrix)

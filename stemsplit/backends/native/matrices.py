@@ -21,6 +21,9 @@ from stemsplit.backends.native.library import Library, Matrix
 from stemsplit.dsp.memory import new_empty
 from stemsplit.dsp.threads import run_shares
 
+MOST_LOWERED = 1 << 18
+"""Numbers in a matrix that is multiplied in C even where torch would do it in bf16: to make images
+bf16 and float32 again takes what is saved."""
 FEWEST_PRODUCTS = 1 << 20
 """For a thread."""
 OUTS_AT_ONCE = 8
@@ -60,7 +63,7 @@ def fits_matrix(norm: nn.Module, linear: nn.Linear, library: Library) -> TypeGua
 
 
 class NativeMatrix(nn.Module):
-    """A matrix over frequency on a processor, in float32, for inference.
+    """A matrix over frequency on a processor, in float32, for inference. bf16 is made that first.
 
     Shape: (B, C, N, F_in) -> (B, C, N, F_out), channels last in memory.
     """
@@ -124,6 +127,7 @@ class NativeMatrix(nn.Module):
         Raises:
             ValueError: The images are none that this layer takes.
         """
+        x = x.float() if x.dtype == torch.bfloat16 else x
         _, channels, frames, bins = x.shape
         weight, bias = self.linear.weight, self.linear.bias
         if x.dtype != torch.float32 or (channels, bins) != (len(self.scale), weight.shape[1]):
