@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _LARGEST = 2**31 - 1
 _TRIM_EVERY_S = 5.0
+_FEWEST_CODE_KB = 1024
 
 
 def let_idle_threads_sleep() -> None:
@@ -33,6 +36,7 @@ def import_torch() -> None:
 
     Python searches whenever so many objects are there that were not: in half a million of torch's
     that takes a tenth of the time of its import. They stay, and later searches pass them over.
+    The code that ran for it is let go of.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -42,6 +46,48 @@ def import_torch() -> None:
         gc.freeze()
         if was_enabled:
             gc.enable()
+    let_go_of_code()
+
+
+def let_go_of_code() -> None:
+    """Let go of the pages of libraries' code that ran until now; what runs again is mapped again.
+
+    An import runs much code for the only time: torch registers its thousands of functions from all
+    over 60 MiB, which the kernel would count as this process's memory until it ran short of it.
+    The pages are the files' own and stay where the kernel keeps files. Only Linux tells which they
+    are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    try:
+        regions = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return  # no /proc here, or another C library
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for start, end in _find_code(regions):
+        madvise(start, end - start, mmap.MADV_DONTNEED)
+
+
+def _find_code(smaps: str) -> Iterator[tuple[int, int]]:
+    """Yield where code lies that is as its file has it, of which there is much in memory.
+
+    Pages that a debugger, or the loader, has written to are no longer the file's ("Anonymous"), and
+    would be lost. See `man 5 proc_pid_smaps`.
+    """
+    start = end = 0
+    is_code = is_much = False
+    for line in smaps.splitlines():
+        name, *values = line.split()
+        if not name.endswith(":"):  # 7f00-7fff r-xp 00000000 08:01 4711 /lib/some.so
+            start, end = (int(address, 16) for address in name.split("-"))
+            is_code = values[0] == "r-xp" and len(values) > 4 and values[4].startswith("/")
+        elif name == "Rss:":
+            is_much = int(values[0]) >= _FEWEST_CODE_KB
+        elif name == "Anonymous:" and is_code and is_much and int(values[0]) == 0:
+            yield start, end
 
 
 def keep_freed_memory() -> bool:

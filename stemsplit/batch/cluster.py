@@ -92,11 +92,12 @@ class _Actor:
 
     def prepare(self) -> StemsplitError | None:
         """Load the model; an error is returned, so that it arrives as what it is."""
-        from stemsplit.backends.process import keep_freed_memory
+        from stemsplit.backends.process import keep_freed_memory, let_go_of_code
 
         keep_freed_memory()
         try:
             self._worker = SongWorker(self._task, load_separator(self._task), self._cancelled)
+            let_go_of_code()
         except StemsplitError as error:
             return error
         except Exception as error:
