@@ -31,7 +31,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stemsplit.backends.choice import BACKENDS, Core
+from stemsplit.backends import BACKENDS
+from stemsplit.backends.choice import Core
 from stemsplit.backends.process import keep_freed_memory
 from stemsplit.backends.torch_core import PRECISIONS, find_device
 from stemsplit.backends.workers import Workers, count_workers, wait_for

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from stemsplit.backends import openvino_core
+from stemsplit.backends import BACKENDS, openvino_core
 from stemsplit.errors import DeviceError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BACKENDS = ("auto", "torch", "compile", "openvino")
 VARIABLE = "STEMSPLIT_BACKEND"
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from stemsplit.cli.values import BACKENDS, PRECISIONS
+from stemsplit.backends import BACKENDS
+from stemsplit.cli.values import PRECISIONS
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP
 
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")

@@ -235,8 +235,8 @@ def _check_convolutions() -> Iterator[Finding]:
 
 
 def _check_openvino() -> Iterator[Finding]:
-    from stemsplit.backends import openvino_core
-    from stemsplit.backends.choice import BACKENDS, VARIABLE, has_native_convolutions
+    from stemsplit.backends import BACKENDS, openvino_core
+    from stemsplit.backends.choice import VARIABLE, has_native_convolutions
 
     chosen = os.environ.get(VARIABLE) or "auto"
     if chosen not in BACKENDS:

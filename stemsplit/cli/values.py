@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar, cast
 
+from stemsplit.backends import BACKENDS
 from stemsplit.errors import UnknownNameError, UsageError
 from stemsplit.separation.plan import FRAMINGS, MAX_OVERLAP, Options
 
-BACKENDS = ("auto", "torch", "compile", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 
