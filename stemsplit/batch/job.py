@@ -16,7 +16,7 @@ import posixpath
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,7 @@ from stemsplit.errors import (
     OutputError,
     StemsplitError,
     StorageError,
+    UsageError,
 )
 from stemsplit.separation.files import FileOptions, separate_file
 from stemsplit.separation.manifest import (
@@ -261,8 +262,7 @@ class SongWorker:
     ) -> tuple[Job, FileOptions, Separator]:
         """Name a song's outputs, and settle what is separated of it."""
         file_options = replace(self._task.file_options, out_dir=out_dir)
-        values = {"track": song.track, "model": self._task.entry.name}
-        job = self._template.fill(source, values, "", file_options)
+        job = _name_outputs(self._template, self._task, song, source, file_options)
         separator, options = self._separator, self._task.options
         if song.start_s is not None or song.duration_s is not None:
             start_s = options.start_s if song.start_s is None else song.start_s
@@ -321,6 +321,33 @@ def make_template(task: Task) -> Template:
     """
     options = task.file_options
     return Template(options.filename, options.format.suffix, task.stems)
+
+
+def make_place_finder(task: Task) -> Callable[[Song], Set[str]]:
+    """Return what tells, of a song, the files that it will write, alike for names that are one.
+
+    Raises:
+        UsageError: The template of names cannot be used.
+    """
+    template = make_template(task)
+
+    def find(song: Song) -> Set[str]:
+        if song.fault is not None:
+            return frozenset()
+        try:
+            options = replace(task.file_options, out_dir=Path())
+            return _name_outputs(template, task, song, _own_source(song), options).places
+        except UsageError:
+            return frozenset()  # It has no name that can be, and fails in its turn.
+
+    return find
+
+
+def _name_outputs(
+    template: Template, task: Task, song: Song, source: Source, options: FileOptions
+) -> Job:
+    values = {"track": song.track, "model": task.entry.name}
+    return template.fill(source, values, "", options)
 
 
 def _own_source(song: Song) -> Source:

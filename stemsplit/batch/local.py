@@ -18,7 +18,7 @@ import torch
 from stemsplit.backends.workers import wait_for
 from stemsplit.batch.catalogue import Song
 from stemsplit.batch.crash_report import contain
-from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Status, Task
+from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Status, Task, make_place_finder
 from stemsplit.batch.order import Order
 from stemsplit.dsp.threads import set_own_threads
 from stemsplit.errors import CancelledError, StemsplitError, UsageError
@@ -145,7 +145,7 @@ def run_catalogue(
     """
     threads = torch.get_num_threads()
     worker = SongWorker(task, make_separator(), cancelled, slots=workers)
-    order = Order(songs)
+    order = Order(songs, make_place_finder(task))
     pending: dict[Future[Ending], Song] = {}
     # The options may have named another number.
     share = max(1, torch.get_num_threads() // workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 
 from stemsplit.batch.catalogue import Song
 
@@ -11,13 +11,19 @@ from stemsplit.batch.catalogue import Song
 class Order:
     """Hands out the songs of a catalogue, and keeps only those that are in somebody's hands.
 
-    Two lines of a list may name one place. The second waits until the first is through, and then
-    finds its stems: its own, or another song's.
+    Two lines of a list may name one place, or two that are one when they are file names. The second
+    waits until the first is through, and then finds its stems: its own, or another song's.
     """
 
-    def __init__(self, songs: Iterator[Song]) -> None:
-        """Take the songs from an iterator, when they are asked for."""
+    def __init__(self, songs: Iterator[Song], find_places: Callable[[Song], Set[str]]) -> None:
+        """Begin.
+
+        Args:
+            songs: Taken from when they are asked for.
+            find_places: Gives what a song will write.
+        """
         self._songs = songs
+        self._find_places = find_places
         self._again: deque[Song] = deque()
         self._held: Song | None = None
         self._places: set[str] = set()
@@ -37,15 +43,15 @@ class Order:
             if self._held is None:
                 self._is_exhausted = True
                 return None
-            if self._held.output.casefold() in self._places:
+            if not self._places.isdisjoint(self._find_places(self._held)):
                 return None
             song, self._held = self._held, None
-        self._places.add(song.output.casefold())
+        self._places |= self._find_places(song)
         return song
 
     def finish(self, song: Song) -> None:
         """Let go of a song that is through."""
-        self._places.discard(song.output.casefold())
+        self._places -= self._find_places(song)
 
     def give_back(self, song: Song) -> None:
         """Have a song done by somebody else; its place stays taken."""

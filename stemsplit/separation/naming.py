@@ -68,6 +68,11 @@ class Job:
         more = [] if self.stem_mp4 is None else [self.stem_mp4]
         return [*self.outputs.values(), *more, self.manifest]
 
+    @property
+    def places(self) -> set[str]:
+        """The same; two paths that some file system holds for one are one."""
+        return {_fold(path) for path in self.paths}
+
 
 def plan_jobs(
     inputs: Iterable[str | os.PathLike[str] | Source],
@@ -98,7 +103,7 @@ def plan_jobs(
     taken: set[str] = set()
     for source in find_sources(inputs):
         for job in _name_variants(source, template, model, options):
-            keys = {_fold(path) for path in job.paths}
+            keys = job.places
             if taken.isdisjoint(keys) and is_free(job, read_manifest(job.manifest)):
                 break
         if len(keys) < len(job.paths):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -71,8 +72,7 @@ class Workplace:
                     help="remove it, or choose another folder with -o.",
                 )
             with refuse_os_errors(self.folder):
-                self._made = _make_folders(self.folder)
-                self._claim()
+                self._settle()
                 self._take_up()
                 self._clear()
         except BaseException:
@@ -95,6 +95,16 @@ class Workplace:
     def _must_stay(self) -> bool:
         """Say whether what is there is for the next one to take up."""
         return False
+
+    def _settle(self) -> None:
+        """Make the folder and take its lock; whoever leaves it may remove it between the two."""
+        for tries in itertools.count(1):
+            self._made += _make_folders(self.folder)
+            try:
+                return self._claim()
+            except FileNotFoundError:
+                if tries == _TRIES:
+                    raise
 
     def _claim(self) -> None:
         try:

@@ -424,6 +424,20 @@ def test_two_lines_of_one_song_are_one_job_and_two_of_one_place_are_told():
     assert endings["y/a.wav", "a"] == "failed"
 
 
+@pytest.mark.parametrize("dest", ["memory://out", "out"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_two_songs_whose_file_names_are_one_the_second_is_refused(
+    memory: Memory, dest: str, workers: int
+):
+    songs = [put_song(memory, f"in/{name}.wav", seed) for seed, name in enumerate(("a?b", "a_b"))]
+    task = make_task(dest)
+    first, second = run_all(task, iter(songs), workers)
+    assert (first.song.output, first.status) == ("a?b", "done")
+    assert second.status == "failed"
+    assert "holds the stems of another song, 'memory://in/a?b.wav'" in str(second.error)
+    assert run_all(task, iter(songs[:1]), workers)[0].status == "skipped"
+
+
 def test_a_catalogue_is_read_no_further_than_it_is_done():
     write_song(Path("a.wav"), 1.0)
     taken = 0

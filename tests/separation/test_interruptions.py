@@ -3,12 +3,14 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from stemsplit.separation import files, stem_files
 from stemsplit.separation.events import Event, Progress
 from stemsplit.separation.files import FileOptions, plan_jobs, separate_file
 from stemsplit.separation.separator import Separator
+from stemsplit.separation.staging import Workplace
 
 
 @pytest.fixture(autouse=True)
@@ -309,3 +312,20 @@ def test_when_one_file_cannot_be_finished_the_others_are_not_waited_for(
         separate_song(clip="rescale")
     assert len(written) < 3 * 44100 // 64 // 2
     assert not Path("stems").exists()
+
+
+def test_a_folder_that_another_takes_away_is_made_again(monkeypatch: pytest.MonkeyPatch):
+    folder = Path("song/stemsplit.json.part").absolute()
+    acquire, taken = filelock.FileLock.acquire, []
+
+    def vanish(self: filelock.FileLock, *arguments: Any, **rest: Any) -> Any:
+        if not taken:
+            taken.append(True)
+            shutil.rmtree(folder.parent)
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", self.lock_file)
+        return acquire(self, *arguments, **rest)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", vanish)
+    with Workplace(folder, folder.parent):
+        assert folder.is_dir()
+    assert not folder.parent.exists()
