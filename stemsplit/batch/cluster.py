@@ -4,9 +4,10 @@
     worker: a process on some machine; load the model once, then song after song
 
 The driver keeps nothing but the songs in somebody's hands, and decides everything: Ray is told to
-restart and to retry nothing. A worker that dies is replaced, wherever there is room, and its songs
-go to others. That is safe because a song's job may be begun any number of times. A worker gets its
-first song when its model is loaded: one for which there is no room keeps nobody waiting.
+restart and to retry nothing. A worker that dies, or finds its device broken, is replaced, wherever
+there is room, and its songs go to others. That is safe because a song's job may be begun any number
+of times. A worker gets its first song when its model is loaded: one for which there is no room keeps
+nobody waiting, and a machine where it cannot be loaded does not end what others can do.
 """
 
 from __future__ import annotations
@@ -28,13 +29,22 @@ from stemsplit.batch.connection import (
     list_nodes,
 )
 from stemsplit.batch.crash_report import contain
-from stemsplit.batch.job import SONGS_IN_HAND, Ending, SongWorker, Task, load_separator
+from stemsplit.batch.job import (
+    SONGS_IN_HAND,
+    Ending,
+    SongWorker,
+    Task,
+    load_separator,
+    make_place_finder,
+)
 from stemsplit.batch.order import Order
-from stemsplit.errors import StemsplitError
+from stemsplit.errors import DeviceError, StemsplitError
 
 _WAKE_S = 0.5
 _STOPPING_S = 20.0
 _WAITING_NOTE_S = 30.0
+_REST_S = 30.0
+"""After a worker that could not load the model, before another is tried in its place."""
 _HOPELESS_DEATHS = 10
 """So many workers may die one after the other, and as many more as there are, without a song."""
 
@@ -63,8 +73,8 @@ def run_on_cluster(
 
     Raises:
         UsageError: There is no room for a single worker.
-        StemsplitError: Ray is not installed or does not answer, the model cannot be loaded by a
-            worker, or workers die as fast as they are made.
+        StemsplitError: Ray is not installed or does not answer, no worker can load the model, or
+            workers die as fast as they are made.
     """
     options = task.options
     if cluster.gpus_per_worker == 0 and options.device == "auto":
@@ -77,7 +87,7 @@ def run_on_cluster(
         on_note(f"workers: {count}, machines of the cluster: {len(list_nodes(ray))}")
         pool = _Pool(ray, task, cluster, count, cancelled, on_note)
         try:
-            yield from pool.run(Order(songs))
+            yield from pool.run(Order(songs, make_place_finder(task)))
         finally:
             pool.close()
 
@@ -177,7 +187,10 @@ class _Pool:
         self._errands: dict[Any, _Errand] = {}
         self._lost: dict[str, tuple[int, float]] = {}
         self._deaths = 0
+        self._has_begun = False
+        self._hiring_s = 0.0
         self._cluster = cluster
+        self._count = count
         self._members: list[_Member] = []
         for _ in range(count):
             self._hire()
@@ -191,6 +204,7 @@ class _Pool:
                 stop_s = time.monotonic()
                 self._stop()
             if stop_s is None:
+                self._fill_up()
                 self._hand_out(order)
             if not any(errand.song for errand in self._errands.values()) and (
                 stop_s is not None or order.is_over
@@ -230,6 +244,12 @@ class _Pool:
         self._members.append(member)
         self._errands[member.handle.prepare.remote()] = _Errand(member)
 
+    def _fill_up(self) -> None:
+        """Try anew for workers that could not get ready, once anybody has shown that it is possible."""
+        if self._has_begun and time.monotonic() >= self._hiring_s:
+            while len(self._members) < self._count:
+                self._hire()
+
     def _hand_out(self, order: Order) -> None:
         """Give songs to those who have the fewest.
 
@@ -255,6 +275,7 @@ class _Pool:
         """Return what has been answered, waiting a moment for the first."""
         waiting = list(self._errands)
         if not waiting:
+            self._cancelled.wait(_WAKE_S)
             return []
         ready, rest = self._ray.wait(waiting, num_returns=1, timeout=_WAKE_S)
         if ready and rest:
@@ -271,9 +292,13 @@ class _Pool:
             return self._mourn(errand, error, order)
         if errand.song is None:
             if answer is not None:
-                raise answer
-            errand.member.is_ready = True
+                self._refuse(errand.member, answer)
+                return None
+            errand.member.is_ready = self._has_begun = True
             return None
+        if isinstance(answer.error, DeviceError):
+            # Another song would fare no better there.
+            return self._mourn(errand, answer.error, order)
         errand.member.songs -= 1
         errand.member.is_tested = False
         self._deaths = 0
@@ -281,16 +306,34 @@ class _Pool:
         ending: Ending = answer
         return replace(ending, tries=ending.tries + errand.tries - 1)
 
+    def _refuse(self, member: _Member, error: StemsplitError) -> None:
+        """Do without a worker that could not load the model, where another can.
+
+        Raises:
+            StemsplitError: The same error: none could, or many one after the other.
+        """
+        self._dismiss(member)
+        if self._deaths > _HOPELESS_DEATHS + len(self._members):
+            raise error
+        if not self._members and not self._has_begun:
+            raise error
+        self._hiring_s = time.monotonic() + _REST_S
+        self._on_note(f"a worker could not load the model: {error.message}")
+
+    def _dismiss(self, member: _Member) -> None:
+        """Strike a worker off the list."""
+        member.is_dead = True
+        self._members.remove(member)
+        with contextlib.suppress(Exception):  # It is to be gone, and mostly is.
+            self._ray.kill(member.handle)
+        self._deaths += 1
+
     def _mourn(self, errand: _Errand, error: Exception, order: Order) -> Ending | None:
         """Replace a worker that has died, and have its song done by another."""
         member, song = errand.member, errand.song
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not member.is_dead:
-            member.is_dead = True
-            self._members.remove(member)
-            with contextlib.suppress(Exception):  # It is to be gone, and mostly is.
-                self._ray.kill(member.handle)
-            self._deaths += 1
+            self._dismiss(member)
             if self._deaths > _HOPELESS_DEATHS + len(self._members):
                 raise StemsplitError(
                     f"workers die one after the other, the last of them so: {said}",
@@ -309,10 +352,13 @@ class _Pool:
             order.give_back(song)
             return None
         order.finish(song)
-        failure = StemsplitError(
-            f"{errand.tries} workers died over it, the last of them so: {said}",
-            help="give workers more memory or a shorter --segment; if it alone does it, report it.",
-        )
+        failure = error
+        if not isinstance(failure, StemsplitError):
+            failure = StemsplitError(
+                f"{errand.tries} workers died over it, the last of them so: {said}",
+                help="give workers more memory or a shorter --segment; if it alone does it, "
+                "report it.",
+            )
         elapsed_s = time.monotonic() - errand.began_s
         return Ending(song, "failed", failure, elapsed_s, tries=errand.tries)
 

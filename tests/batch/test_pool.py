@@ -17,7 +17,13 @@ from stemsplit.batch.cluster import _Pool
 from stemsplit.batch.connection import Cluster, connected, count_room
 from stemsplit.batch.job import Ending, Task
 from stemsplit.batch.order import Order
-from stemsplit.errors import DeviceError, StemsplitError, UsageError
+from stemsplit.errors import (
+    DeviceError,
+    NetworkError,
+    OutputError,
+    StemsplitError,
+    UsageError,
+)
 from stemsplit.separation.files import FileOptions
 from stemsplit.separation.plan import Options
 from stemsplit.weights.registry import Registry
@@ -112,7 +118,7 @@ def run(
     notes: list[str] = []
     stop = cancelled or threading.Event()
     pool = _Pool(ray, make_task(), Cluster(), workers, stop, notes.append)
-    endings = list(pool.run(Order(make())))
+    endings = list(pool.run(Order(make(), lambda song: {song.output})))
     pool.close()
     return ray, endings, notes
 
@@ -194,6 +200,77 @@ def test_workers_that_die_one_after_the_other_end_the_batch():
         run(lambda *asked: FakeRayError("gone"))
 
 
+def test_a_machine_that_cannot_load_the_model_does_not_end_what_others_do():
+    def answer(handle: Handle, name: str, arguments: tuple[Any, ...]) -> Any:
+        if handle.number == 0:
+            return NetworkError("no route to the weights", help="check the network")
+        return do(handle, name, arguments)
+
+    ray, endings, notes = run(answer)
+    assert [one.status for one in endings] == ["done"] * 6
+    assert ray.killed[0] is ray.handles[0]
+    assert notes == ["a worker could not load the model: no route to the weights"]
+    assert len(ray.handles) == 2, "a replacement waits until later"
+
+
+def test_a_replacement_that_cannot_load_the_model_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(module, "_REST_S", 0.0)
+
+    def answer(handle: Handle, name: str, arguments: tuple[Any, ...]) -> Any:
+        if handle.number == 0 and name == "work":
+            return FakeRayError("the node is gone")
+        if handle.number in (1, 2):
+            return OutputError("no space left", help="make some")
+        return do(handle, name, arguments)
+
+    ray, endings, notes = run(answer, workers=1)
+    assert [one.status for one in endings] == ["done"] * 6
+    assert notes[1:] == ["a worker could not load the model: no space left"] * 2
+    assert len(ray.handles) == 4
+
+
+def test_workers_that_cannot_load_the_model_any_more_end_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(module, "_REST_S", 0.0)
+
+    def answer(handle: Handle, name: str, arguments: tuple[Any, ...]) -> Any:
+        if handle.number == 0:
+            return FakeRayError("gone") if name == "work" else None
+        return OutputError("no space left", help="make some")
+
+    with pytest.raises(OutputError, match="no space left"):
+        run(answer, workers=1)
+
+
+def test_a_worker_whose_device_fails_is_replaced_and_its_song_done_by_another():
+    def answer(handle: Handle, name: str, arguments: tuple[Any, ...]) -> Any:
+        if handle.number == 0 and name == "work":
+            error = DeviceError("cuda:0 ran out of memory", help="close other programs")
+            return Ending(arguments[0], "failed", error)
+        return do(handle, name, arguments)
+
+    ray, endings, _ = run(answer)
+    assert [one.status for one in endings] == ["done"] * 6
+    assert ray.killed[0] is ray.handles[0]
+
+
+def test_a_song_that_no_device_can_do_fails_with_the_device_s_error():
+    def answer(handle: Handle, name: str, arguments: tuple[Any, ...]) -> Any:
+        if name == "work" and arguments[0].output == "3":
+            error = DeviceError("cuda:0 ran out of memory", help="a smaller --segment")
+            return Ending(arguments[0], "failed", error)
+        return do(handle, name, arguments)
+
+    _, endings, _ = run(answer, workers=1)
+    failed = [one for one in endings if one.status == "failed"]
+    assert [one.song.output for one in failed] == ["3"]
+    assert isinstance(failed[0].error, DeviceError)
+    assert len(endings) == 6
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_batch_with_its_own_error():
     with pytest.raises(DeviceError, match="no such device"):
         run(lambda *asked: DeviceError("no such device", help="use cpu"))
@@ -245,7 +322,7 @@ def test_stopping_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
 
     ray = Silent(do)
     pool = _Pool(ray, make_task(), Cluster(), 1, stop, lambda note: None)
-    assert list(pool.run(Order(iter([Song("/in/1.wav", "1")])))) == []
+    assert list(pool.run(Order(iter([Song("/in/1.wav", "1")]), lambda song: {song.output}))) == []
 
 
 class Machines:
