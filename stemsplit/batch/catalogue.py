@@ -34,7 +34,7 @@ from stemsplit.separation.sources import KNOWN_SUFFIXES
 LIST_SUFFIX = ".txt"
 TABLE_SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("path", "output", "start", "duration")
-REASON_COLUMNS = ("error", "message", "help")
+REASON_COLUMNS = ("error", "message", "help", "source")
 """What a list of failed songs says besides; not read."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 from stemsplit.batch.job import Ending
 from stemsplit.batch.storage import is_url, join, open_storage
-from stemsplit.errors import DiskFullError, InUseError, OutputError
+from stemsplit.errors import DiskFullError, InUseError, OutputError, StorageError
 
 _TRIAL_NAME = ".stemsplit-trial"
 
@@ -69,4 +69,6 @@ def _find_fault(ending: Ending, dest: str) -> OutputError | None:
         try_destination(dest)
     except OutputError:
         return error
+    except StorageError:
+        pass  # Whether it may be written to, nobody knows now; songs try again by themselves.
     return None

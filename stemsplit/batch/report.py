@@ -16,15 +16,15 @@ from typing import IO, Any
 
 from typing_extensions import Self
 
+from stemsplit.batch.catalogue import open_catalogue
 from stemsplit.batch.job import Ending
 from stemsplit.batch.storage import join, open_storage, settle_name
-from stemsplit.errors import StemsplitError
 
 REPORT_NAME = "stemsplit-batch.json"
 FAILED_NAME = "stemsplit-failed.jsonl"
 SCHEMA = 1
 
-_SHOWN = 20
+_KEPT = 1000
 _IN_MEMORY_BYTES = 1 << 20
 
 
@@ -38,6 +38,7 @@ class Tally:
         audio_s: Length of what was separated.
         skipped_audio_s: Length of what was there already.
         tries: How often songs were begun that had been begun before.
+        skipping_s: Time in which nothing came to its end but what was there already.
         first_failures: Some failed songs: name and message.
         noticed: Songs, done or skipped, of which there is something to know.
         first_notices: Some of that: name and message.
@@ -48,25 +49,32 @@ class Tally:
     audio_s: float = 0.0
     skipped_audio_s: float = 0.0
     tries: int = 0
+    skipping_s: float = 0.0
     first_failures: list[tuple[str, str]] = field(default_factory=list)
     noticed: int = 0
     first_notices: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, ending: Ending) -> None:
-        """Count a song."""
+    def add(self, ending: Ending, passed_s: float = 0.0) -> None:
+        """Count a song.
+
+        Args:
+            ending: What became of it.
+            passed_s: Since another came to its end.
+        """
         self.counts[ending.status] += 1
         self.tries += ending.tries - 1
         if ending.notices:
             self.noticed += 1
-            if len(self.first_notices) < _SHOWN:
+            if len(self.first_notices) < _KEPT:
                 self.first_notices.append((ending.song.name, "; ".join(ending.notices)))
         if ending.status == "done":
             self.audio_s += ending.audio_s
         elif ending.status == "skipped":
             self.skipped_audio_s += ending.audio_s
+            self.skipping_s += passed_s
         elif ending.error is not None:
             self.kinds[type(ending.error).__name__] += 1
-            if len(self.first_failures) < _SHOWN:
+            if len(self.first_failures) < _KEPT:
                 self.first_failures.append((ending.song.name, ending.error.message))
 
     @property
@@ -79,12 +87,12 @@ class Tally:
 
         Args:
             total: Songs in the catalogue.
-            elapsed_s: Since the first was begun.
+            elapsed_s: Since the first was begun, skipped ones included.
         """
         worked = self.counts["done"] + self.counts["failed"]
         if total is None or not worked:
             return None
-        return max(0, total - self.songs) * elapsed_s / worked
+        return max(0, total - self.songs) * max(0, elapsed_s - self.skipping_s) / worked
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class BatchReport:
         total: Songs in the catalogue; None where nobody counted.
         elapsed_s: From the command's start to its end.
         is_stopped: Whether it was stopped before its end.
-        failed_list: Where the failed songs are listed; None where none failed.
+        failed_list: Where failed songs are listed; None where there are none.
         versions: Of the programs.
     """
 
@@ -141,6 +149,7 @@ class BatchReport:
             "tried_again": tally.tries,
             "stopped": self.is_stopped,
             "errors": dict(tally.kinds.most_common()),
+            "failures": [{"song": song, "message": said} for song, said in tally.first_failures],
             "noticed": tally.noticed,
             "notices": [{"song": song, "message": said} for song, said in tally.first_notices],
             "failed_list": self.failed_list,
@@ -159,10 +168,26 @@ class BatchReport:
 
 
 class FailedList:
-    """The songs that failed, a JSON object a line, until they are stored where they belong."""
+    """The songs that failed, a JSON object a line, until they are stored where they belong.
 
-    def __init__(self) -> None:
-        """Begin an empty one, in memory while it is small."""
+    What is there already stays, but for songs that this batch has come to: a batch may be stopped
+    before it comes to them, and several that do parts of a catalogue may share a list.
+    """
+
+    def __init__(self, place: str, source: str) -> None:
+        """Read what is there, and begin a new one, in memory while it is small.
+
+        Args:
+            place: Where it belongs, from `settle_name`.
+            source: Of the batch.
+
+        Raises:
+            StorageError: Object storage does not answer.
+        """
+        self._place = place
+        self._source = source
+        self._before = _read_rows(place)
+        self._left = dict(self._before)
         self._count = 0
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115  # closed by `__exit__`
 
@@ -177,11 +202,14 @@ class FailedList:
     ) -> None:
         self._file.close()
 
-    def add(self, ending: Ending, error: StemsplitError) -> None:
-        """Write a song down."""
-        song = ending.song
-        if song.fault is not None:
+    def add(self, ending: Ending) -> None:
+        """Write a song down if it has failed, and strike it off if it is there."""
+        song, error = ending.song, ending.error
+        if song.fault is not None or ending.status == "cancelled":
             return  # There is no song: its line has to be mended where it is.
+        before = self._left.pop((song.name, song.output), "")
+        if error is None:
+            return
         row = {
             "path": song.name,
             "output": song.output,
@@ -190,28 +218,65 @@ class FailedList:
             "error": type(error).__name__,
             "message": error.message,
             "help": error.help,
+            # Whoever does the list alone is not the batch that finds the song gone.
+            "source": _as_row(before).get("source", self._source),
         }
         kept = {key: value for key, value in row.items() if value is not None}
         self._file.write(json.dumps(kept).encode() + b"\n")
         self._count += 1
 
-    def store(self, name: str) -> str | None:
-        """Put it where it belongs; where nothing failed, take away the one of an earlier run.
+    def store(self, place: str | None = None, *, is_whole: bool) -> str | None:
+        """Put it where it belongs; where nothing is left on it, take it away.
+
+        Args:
+            place: Where, instead.
+            is_whole: Whether the batch came to all songs of its source: what else an earlier batch
+                of that source wrote down is there no more.
 
         Returns:
-            The name; None where nothing failed.
+            The name; None where nothing is left.
 
         Raises:
             OutputError: The place cannot be written to.
             StorageError: Object storage does not answer.
         """
-        storage = open_storage(name)
-        if not self._count:
-            storage.remove(name)
+        rows = self._before if place else _read_rows(self._place)
+        rest = [line for key, line in rows.items() if self._stays(key, line, is_whole)]
+        storage = open_storage(place or self._place)
+        if not self._count and not rest:
+            storage.remove(place or self._place)
             return None
         self._file.seek(0)
-        storage.write(name, self._file.read())
-        return name
+        listed = "".join(f"{line}\n" for line in rest).encode("utf-8", "surrogateescape")
+        storage.write(place or self._place, listed + self._file.read())
+        return place or self._place
+
+    def _stays(self, key: tuple[str, str], line: str, is_whole: bool) -> bool:
+        """Whether a song stays on the list without having been come to."""
+        if key not in self._before:
+            return True  # Another batch has written it meanwhile.
+        if key not in self._left:
+            return False
+        return not is_whole or _as_row(line).get("source", self._source) != self._source
+
+
+def _read_rows(place: str) -> dict[tuple[str, str], str]:
+    """Return the lines of a list by what they call a song and its place."""
+    storage = open_storage(place)
+    if not place.endswith(".jsonl") or storage.describe(place) is None:
+        return {}
+    lines = [line for line in storage.lines(place) if line.strip()]
+    songs = open_catalogue(place, "").read()
+    return {(song.name, song.output): line for song, line in zip(songs, lines, strict=True)}
+
+
+def _as_row(line: str) -> dict[str, Any]:
+    """Return what a line holds; nothing where it is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def default_places(dest: str, report: str | None, failed: str | None) -> tuple[str, str]:

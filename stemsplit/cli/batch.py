@@ -6,6 +6,7 @@ Longer than other files: the options of `separate` are listed here as well.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -66,7 +67,7 @@ from stemsplit.cli.batch_progress import (
 from stemsplit.cli.separate import make_file_options
 from stemsplit.cli.stopping import stop_flag
 from stemsplit.cli.values import given, number, one_of, read_running, split_names, time_of
-from stemsplit.errors import OutputError, StemsplitError, UsageError
+from stemsplit.errors import OutputError, StemsplitError, StorageError, UsageError
 from stemsplit.separation.plan import Options, check_numbers, plan_stems
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def batch(
         workers=given(number("--workers", int, 1), workers),
         address=address,
         cpus_per_worker=number("--cpus-per-worker", float, 0, above=True)(cpus_per_worker),
-        gpus_per_worker=number("--gpus-per-worker", float, 0)(gpus_per_worker),
+        gpus_per_worker=_read_gpus(gpus_per_worker),
         retries=number("--retries", int, 0)(retries),
         report=report,
         failed=failed,
@@ -215,6 +216,21 @@ def batch(
     except StemsplitError as error:
         reporter.on_error(error)
         raise
+
+
+def _read_gpus(value: str) -> float:
+    """Read how many GPUs a worker has; Ray knows parts of one, and whole ones.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    gpus = number("--gpus-per-worker", float, 0)(value)
+    if gpus > 1 and not gpus.is_integer():
+        raise UsageError(
+            f"a worker cannot have {value} GPUs",
+            help="give --gpus-per-worker a part of one, such as 0.5, or a whole number.",
+        )
+    return gpus
 
 
 def carry_out(request: Request, reporter: BatchReporter) -> int:
@@ -235,13 +251,14 @@ def carry_out(request: Request, reporter: BatchReporter) -> int:
     plan = BatchPlan(catalogue.source, task.dest, task.entry.name, task.stems, request.engine)
     places = default_places(task.dest, request.report, request.failed)
     tally = Tally()
-    with stop_flag() as cancelled, reporter, FailedList() as failed:
+    failed_list = FailedList(places[1], catalogue.source)
+    with stop_flag() as cancelled, reporter, failed_list as failed:
         reporter.on_begin(plan)
         total = _Total(catalogue)
         endings = _run(request, task, catalogue, reporter, cancelled)
         endings = stop_with_destination(endings, task.dest, cancelled)
         is_whole = False
-        fault: OutputError | None = None
+        fault: StemsplitError | None = None
         try:
             with contextlib.closing(endings):
                 _listen(endings, tally, failed, total, reporter)
@@ -249,12 +266,12 @@ def carry_out(request: Request, reporter: BatchReporter) -> int:
         except OutputError as error:
             fault = error
         finally:
-            # A destination that takes no stems may take no report either, and that is no news.
-            with contextlib.suppress(*([OutputError] if fault else [])):
-                if tally.songs:
-                    report = _make_report(plan, tally, total.songs, began_s, is_whole)
-                    report = _store(report, failed, *places)
-                    reporter.on_report(report, places[0])
+            if tally.songs:
+                report = _make_report(plan, tally, total.songs, began_s, is_whole)
+                report, place, lost = _store(report, failed, places[0])
+                reporter.on_report(report, place)
+                # A destination that takes no stems may take no report either: that is no news.
+                fault = fault or lost
     if fault is not None:
         raise fault
     if not tally.songs and is_whole:
@@ -290,9 +307,15 @@ def _make_task(request: Request) -> Task:
         retries=request.retries,
         offline=request.offline,
     )
-    if fields := sorted(make_template(task).fields & TAG_FIELDS.keys()):
+    fields = make_template(task).fields
+    if "track" not in fields:
         raise UsageError(
-            f"where the stems of a batch go cannot depend on tags, as {{{fields[0]}}} does",
+            f"{request.file_options.filename!r} gives all songs of a folder the same files",
+            help="put {track} into it, as in '{track}/{stem}.{ext}'.",
+        )
+    if of_tags := sorted(fields & TAG_FIELDS.keys()):
+        raise UsageError(
+            f"where the stems of a batch go cannot depend on tags, as {{{of_tags[0]}}} does",
             help="use {track}, {stem}, {ext} and {model}; a .csv names any output you like.",
         )
     return task
@@ -362,29 +385,30 @@ def _listen(
     reporter: BatchReporter,
 ) -> None:
     """Count what becomes of the songs, and tell."""
-    began_s = None
+    began_s: float | None = None
+    told_s = 0.0
     for ending in endings:
+        now_s = time.monotonic()
         if began_s is None:
-            began_s = time.monotonic() - ending.elapsed_s
-        tally.add(ending)
-        if ending.error is not None:
-            failed.add(ending, ending.error)
-        reporter.on_ending(ending, State(tally, total.songs, time.monotonic() - began_s))
+            began_s = told_s = now_s - ending.elapsed_s
+        tally.add(ending, now_s - told_s)
+        told_s = now_s
+        failed.add(ending)
+        reporter.on_ending(ending, State(tally, total.songs, now_s - began_s))
 
 
 class _Total:
     """The number of songs, once somebody has counted them.
 
     Attributes:
-        songs: None until then, and for catalogues that are too slow to count.
+        songs: None until then.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
         """Begin to count, in a thread of its own."""
         self.songs: int | None = None
         self._catalogue = catalogue
-        if catalogue.is_counted_fast:
-            threading.Thread(target=self._count, name="count", daemon=True).start()
+        threading.Thread(target=self._count, name="count", daemon=True).start()
 
     def _count(self) -> None:
         with contextlib.suppress(StemsplitError, OSError):  # Whoever does the songs is told.
@@ -413,12 +437,24 @@ def _make_report(
     )
 
 
-def _store(report: BatchReport, failed: FailedList, place: str, failed_place: str) -> BatchReport:
-    """Store the list of failed songs and the report."""
-    if report.is_stopped and failed_place == report.source:
-        # Of the list that was to be done, the rest is still to do.
-        report = replace(report, failed_list=failed_place)
-    else:
-        report = replace(report, failed_list=failed.store(failed_place))
-    report.write(place)
-    return report
+def _store(
+    report: BatchReport, failed: FailedList, place: str
+) -> tuple[BatchReport, str, StemsplitError | None]:
+    """Store the list of failed songs and the report, on this machine where they find no place.
+
+    Returns:
+        The report, where it is, and why it is not in its place.
+    """
+    from stemsplit.batch.report import FAILED_NAME, REPORT_NAME
+
+    is_whole = not report.is_stopped
+    try:
+        report = replace(report, failed_list=failed.store(is_whole=is_whole))
+        report.write(place)
+    except (OutputError, StorageError) as error:
+        folder = Path(tempfile.mkdtemp(prefix="stemsplit-"))
+        listed = failed.store(str(folder / FAILED_NAME), is_whole=is_whole)
+        report = replace(report, failed_list=listed)
+        report.write(str(folder / REPORT_NAME))
+        return report, str(folder / REPORT_NAME), error
+    return report, place, None

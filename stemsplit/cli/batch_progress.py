@@ -45,6 +45,7 @@ LINE_EVERY_S = 10.0
 EVENT_EVERY_S = 0.5
 PROGRESS = "progress"
 TABLE_COLUMNS = 78
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class State:
 
     @property
     def speed(self) -> float:
-        """Seconds of audio separated per second."""
-        return self.tally.audio_s / max(self.elapsed_s, 1e-9)
+        """Seconds of audio separated per second, without the time for what was there already."""
+        return self.tally.audio_s / max(self.elapsed_s - self.tally.skipping_s, 1e-9)
 
     @property
     def left_s(self) -> float | None:
@@ -265,6 +266,7 @@ def describe_report(report: BatchReport, place: str) -> list[str]:
 
 def _list_some(what: str, told: list[tuple[str, str]], count: int) -> list[str]:
     """Return a line for each song of which something is told, and how many there are besides."""
-    lines = [f"{what}: {describe_failure(name, message)}" for name, message in told]
-    rest = count - len(told)
+    shown = told[:_SHOWN]
+    lines = [f"{what}: {describe_failure(name, message)}" for name, message in shown]
+    rest = count - len(shown)
     return [*lines, f"and {rest} more"] if rest else lines

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stemsplit.batch import destination
 from stemsplit.batch.catalogue import Song
 from stemsplit.batch.destination import stop_with_destination
 from stemsplit.batch.job import Ending
@@ -18,6 +19,7 @@ from stemsplit.errors import (
     InUseError,
     OutputError,
     StemsplitError,
+    StorageError,
 )
 
 
@@ -94,6 +96,18 @@ def test_what_is_wrong_with_a_song_stops_nothing(tmp_path: Path, error: Stemspli
     assert statuses == ["failed", "done"] * 2
     assert fault is None
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_storage_that_does_not_answer_the_trial_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(dest: str) -> None:
+        raise StorageError(f"{dest!r} cannot be written: timeout", help="try again.")
+
+    monkeypatch.setattr(destination, "try_destination", fail)
+    statuses, fault = listen(Engine(REFUSED, None), tmp_path)
+    assert statuses == ["failed", "done"]
+    assert fault is None
 
 
 def test_a_machines_full_temporary_folder_is_not_the_destination(tmp_path: Path):

@@ -21,7 +21,7 @@ from stemsplit.batch.job import Ending
 from stemsplit.batch.report import Tally
 from stemsplit.cli import main
 from stemsplit.cli.batch_progress import BatchLines, State
-from stemsplit.errors import DecodeError
+from stemsplit.errors import DecodeError, StorageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,7 +192,6 @@ def test_a_list_that_is_stopped_midway_is_not_lost(run: Run, monkeypatch: pytest
     Path("out").mkdir()
     failed = Path("out/stemsplit-failed.jsonl")
     failed.write_text('{"path": "a.wav"}\n{"path": "b.wav"}\n')
-    before = failed.read_bytes()
 
     def stop_at_once(task: Any, make: Any, songs: Any, *, workers: int, cancelled: Any) -> Any:
         cancelled.set()
@@ -200,7 +199,100 @@ def test_a_list_that_is_stopped_midway_is_not_lost(run: Run, monkeypatch: pytest
 
     monkeypatch.setattr(local, "run_catalogue", stop_at_once)
     assert main(["batch", str(failed), "-o", "out", "-q"]) == 130
-    assert failed.read_bytes() == before
+    rows = [json.loads(line) for line in failed.read_text().splitlines()]
+    assert [Path(row["path"]).name for row in rows] == ["b.wav", "a.wav"]
+    assert rows[1]["message"] == "no"
+
+
+def fail(*broken: str) -> Callable[..., Any]:
+    """An engine that does all songs but some."""
+
+    def run_catalogue(task: Any, make: Any, songs: Any, *, workers: int, cancelled: Any) -> Any:
+        for song in songs:
+            error = DecodeError("no", help="mend it") if song.track in broken else None
+            yield Ending(song, "failed" if error else "done", error)
+
+    return run_catalogue
+
+
+def listed() -> list[str]:
+    path = Path("out/stemsplit-failed.jsonl")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["output"] for line in lines]
+
+
+def test_batches_of_parts_of_a_catalogue_keep_each_other_s_failures(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    import stemsplit.batch.local as local
+
+    def batch(source: str, *broken: str) -> None:
+        monkeypatch.setattr(local, "run_catalogue", fail(*broken))
+        main(["batch", source, "-o", "out", "-q"])
+
+    Path("one.txt").write_text("a.wav\nb.wav\n")
+    Path("two.txt").write_text("c.wav\nd.wav\n")
+    batch("one.txt", "a", "b")
+    batch("two.txt", "c")
+    assert listed() == ["a", "b", "c"]
+    batch("two.txt")
+    assert listed() == ["a", "b"]
+    batch("out/stemsplit-failed.jsonl", "b")
+    assert listed() == ["b"]
+    Path("one.txt").write_text("a.wav\n")
+    batch("one.txt")
+    assert listed() == [], "what the whole catalogue has no more is not listed either"
+
+
+def test_what_another_batch_lists_meanwhile_stays(run: Run, monkeypatch: pytest.MonkeyPatch):
+    import stemsplit.batch.local as local
+
+    Path("out").mkdir()
+    Path("one.txt").write_text("a.wav\n")
+    there = Path("out/stemsplit-failed.jsonl")
+    there.write_text('{"path": "/x/y.wav", "output": "y", "source": "/two.txt"}\n')
+
+    def run_catalogue(task: Any, make: Any, songs: Any, *, workers: int, cancelled: Any) -> Any:
+        there.write_text('{"path": "/x/z.wav", "output": "z", "source": "/two.txt"}\n')
+        yield from fail("a")(task, make, songs, workers=workers, cancelled=cancelled)
+
+    monkeypatch.setattr(local, "run_catalogue", run_catalogue)
+    assert main(["batch", "one.txt", "-o", "out", "-q"]) == 1
+    assert listed() == ["z", "a"]
+
+
+def test_a_report_that_finds_no_place_is_kept_here(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import stemsplit.batch.local as local
+    from stemsplit.batch.storage import Folders
+
+    def refuse(self: Folders, name: str, data: bytes) -> None:
+        if "/out/" in name:
+            raise StorageError(f"{name!r} cannot be written", help="try again.")
+        Path(name).write_bytes(data)
+
+    Path("one.txt").write_text("a.wav\n")
+    monkeypatch.setattr(local, "run_catalogue", fail("a"))
+    monkeypatch.setattr(Folders, "write", refuse)
+    assert main(["batch", "one.txt", "-o", "out", "--json"]) == 1
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["event"] for one in told[-2:]] == ["summary", "error"]
+    assert told[-1]["error"] == "StorageError"
+    report = json.loads(Path(told[-2]["report"]).read_text())
+    assert report["failed"] == 1
+    assert report["failures"][0]["message"] == "no"
+    assert '"output": "a"' in Path(report["failed_list"]).read_text()
+
+
+def test_time_for_songs_that_were_there_is_not_time_for_the_rest():
+    tally = Tally()
+    skipped, done = (Ending(Song("/in/a.wav", "a"), one) for one in ("skipped", "done"))
+    for _ in range(9000):
+        tally.add(skipped, 0.004)
+    tally.add(done, 10.0)
+    state = State(tally, 10_000, 46.0)
+    assert state.left_s == pytest.approx(999 * 10)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +305,9 @@ def test_a_list_that_is_stopped_midway_is_not_lost(run: Run, monkeypatch: pytest
         (["in", "--workers", "0"], "--workers '0'"),
         (["in", "--retries", "-1"], "--retries '-1'"),
         (["in", "--cpus-per-worker", "0"], "--cpus-per-worker '0'"),
-        (["in", "--filename", "{artist}/{stem}"], "cannot depend on tags"),
+        (["in", "--gpus-per-worker", "1.5"], "cannot have 1.5 GPUs"),
+        (["in", "--filename", "{track}/{artist}/{stem}"], "cannot depend on tags"),
+        (["in", "--filename", "{stem}.{ext}"], "gives all songs of a folder the same files"),
         (["in", "-o", "in/notes"], "is a file"),
         (["in", "-o", "s4://x"], "no kind of storage 's4'"),
         (["empty"], "has no audio or video files"),
