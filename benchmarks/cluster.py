@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from songs import find_excerpt, run_apart, write_song
+from songs import run_apart, write_song
 
 OVERHEAD_BAR_MS = 100.0
 GAIN_BAR = 1.8
@@ -160,8 +160,8 @@ def measure(options: argparse.Namespace) -> int:
         print(f"two cores beside one    {scaled:8.2f} x")
     print(f"a song that is done is skipped in {1000 * skipping:.0f} ms; with Ray in ", end="")
     print(f"{1000 * skipping_ray:.0f} ms")
-    decode_speed = time_decoding()
-    print(f"ffmpeg decodes AAC {decode_speed:.0f} times faster than real time on one core")
+    for what, speed in time_files().items():
+        print(f"{what:23} {speed:8.0f} times real time on one core")
     return int(overhead_ms >= OVERHEAD_BAR_MS or gain < GAIN_BAR)
 
 
@@ -185,20 +185,37 @@ def run_once(
     return song_s, start_s
 
 
-def time_decoding() -> float:
-    """Return how many times faster than real time one core decodes the excerpt's AAC."""
-    from stemsplit.audio import decode_blocks
+def time_files(seconds: float = 240.0, runs: int = 5) -> dict[str, float]:
+    """Return how many times faster than real time one core decodes a song, and encodes a stem.
 
-    speeds = []
-    for _ in range(5):
-        began_s = os.times()
-        with decode_blocks(find_excerpt()) as blocks:
-            samples = sum(block.shape[1] for block in blocks)
-            rate = blocks.sample_rate
-        ended_s = os.times()
-        cpu_s = sum(ended_s[:4]) - sum(began_s[:4])
-        speeds.append(samples / rate / max(cpu_s, 1e-9))
-    return statistics.median(speeds)
+    Processor time counts, ffmpeg's included.
+    """
+    from stemsplit.audio import StemWriter, decode_blocks, parse_format
+
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        with decode_blocks(write_song(folder / "song.wav", seconds)) as blocks:
+            kind = {"sample_rate": blocks.sample_rate, "channels": blocks.channels}
+            song = list(blocks)
+        for name in ("m4a", "mp3", "flac", "wav") * runs:
+            path = folder / f"stem.{name}"
+            began_s = os.times()
+            with StemWriter(path, format=parse_format(name), **kind) as writer:
+                for block in song:
+                    writer.write(block)
+            times.setdefault(f"encoding {name}", []).append(_cpu_since(began_s))
+            began_s = os.times()
+            with decode_blocks(path) as blocks:
+                for _ in blocks:
+                    pass
+            times.setdefault(f"decoding {name}", []).append(_cpu_since(began_s))
+    return {what: seconds / statistics.median(taken) for what, taken in times.items()}
+
+
+def _cpu_since(began_s: os.times_result) -> float:
+    """Return the processor time of this process and of those that it has started and waited for."""
+    return sum(os.times()[:4]) - sum(began_s[:4])
 
 
 @dataclass(frozen=True)
@@ -215,6 +232,7 @@ class Row:
         stored_tb: What they take.
         gbps: Network of one machine, in and out.
         requests_per_s: Of all machines together.
+        cores: Of one machine, that decode and encode; None where their speeds were not given.
         listing_hours: Reading the names, a thousand at a time.
     """
 
@@ -227,6 +245,7 @@ class Row:
     stored_tb: float
     gbps: float
     requests_per_s: float
+    cores: float | None
     listing_hours: float
 
 
@@ -237,6 +256,10 @@ def plan(options: argparse.Namespace) -> Iterator[Row]:
     is counted in `stemsplit.batch.place`: one listing, and as writes the claim, each stem and the
     manifest; its own bytes and what is known of them are two reads.
     """
+    coding_s = None
+    if options.decode_speed and options.encode_speed:
+        parts = 1 / options.decode_speed + options.stems / options.encode_speed
+        coding_s = options.minutes * 60 * parts
     for songs in options.counts:
         song_s = options.minutes * 60 / options.speed + options.overhead_ms / 1000
         songs_per_s = options.workers * options.machines / song_s
@@ -254,6 +277,7 @@ def plan(options: argparse.Namespace) -> Iterator[Row]:
             stored_tb=stored_gb / 1000,
             gbps=options.workers / song_s * (options.in_mb + options.out_mb) * 8 / 1000,
             requests_per_s=songs_per_s * (writes + 2),
+            cores=None if coding_s is None else options.workers / song_s * coding_s,
             listing_hours=songs / 1000 * options.listing_ms / 1000 / 3600,
         )
 
@@ -279,10 +303,15 @@ def print_plan(options: argparse.Namespace) -> int:
         "stems, a month": lambda row: f"{row.storage:,.0f}",
         "Gbit/s of a machine": lambda row: f"{row.gbps:.2f}",
         "requests/s of all": lambda row: f"{row.requests_per_s:,.0f}",
+        "cores for files": lambda row: "" if row.cores is None else f"{row.cores:.2f}",
         "hours of listing": lambda row: f"{row.listing_hours:,.1f}",
     }
     for title, show in lines.items():
         print(f"{title:24}" + "".join(f"{show(row):>18}" for row in rows))
+    if options.cores and rows[0].cores is not None and rows[0].cores > options.cores:
+        print(
+            f"decoding and encoding are the bottleneck: they need more than {options.cores} cores"
+        )
     if options.gbps and rows[0].gbps > options.gbps:
         print(f"the network is the bottleneck: {options.gbps:g} Gbit/s is less than it needs")
     for row in rows:
@@ -309,6 +338,9 @@ def main() -> int:
     parser.add_argument("--in-mb", type=float, help="of a song")
     parser.add_argument("--out-mb", type=float, help="of all its stems")
     parser.add_argument("--gbps", type=float, help="of a machine's network")
+    parser.add_argument("--decode-speed", type=float, help="of one core, times real time")
+    parser.add_argument("--encode-speed", type=float, help="of one core, of one stem")
+    parser.add_argument("--cores", type=int, help="of a machine, beside what its network takes")
     parser.add_argument("--price-storage", type=float, default=0.0, help="of a GB for a month")
     parser.add_argument("--price-writes", type=float, default=0.0, help="of a thousand")
     parser.add_argument("--price-reads", type=float, default=0.0, help="of a thousand")
