@@ -109,8 +109,9 @@ class OpenVINOCore:
     def _infer(self, request: openvino.InferRequest, item: Tensors) -> Tensors:
         import openvino
 
-        for place, tensor in enumerate(item):
-            array = np.ascontiguousarray(tensor.float().numpy())
+        # The request looks at these arrays, and does not keep them.
+        arrays = [np.ascontiguousarray(tensor.float().numpy()) for tensor in item]
+        for place, array in enumerate(arrays):
             request.set_input_tensor(place, openvino.Tensor(array, shared_memory=True))
         try:
             request.infer()
