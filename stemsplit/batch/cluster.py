@@ -6,8 +6,8 @@
 The driver keeps nothing but the songs in somebody's hands, and decides everything: Ray is told to
 restart and to retry nothing. A worker that dies, or finds its device broken, is replaced, wherever
 there is room, and its songs go to others. That is safe because a song's job may be begun any number
-of times. A worker gets its first song when its model is loaded: one for which there is no room keeps
-nobody waiting, and a machine where it cannot be loaded does not end what others can do.
+of times. A worker gets its first song when its model is loaded: one for which there is no room
+keeps nobody waiting, and a machine where it cannot be loaded does not end what others can do.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class _Pool:
         self._errands[member.handle.prepare.remote()] = _Errand(member)
 
     def _fill_up(self) -> None:
-        """Try anew for workers that could not get ready, once anybody has shown that it is possible."""
+        """Try again for workers that could not get ready, once one has shown that it can be done."""
         if self._has_begun and time.monotonic() >= self._hiring_s:
             while len(self._members) < self._count:
                 self._hire()

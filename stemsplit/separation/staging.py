@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -98,13 +97,12 @@ class Workplace:
 
     def _settle(self) -> None:
         """Make the folder and take its lock; whoever leaves it may remove it between the two."""
-        for tries in itertools.count(1):
+        for _ in range(_TRIES):
             self._made += _make_folders(self.folder)
-            try:
-                return self._claim()
-            except FileNotFoundError:
-                if tries == _TRIES:
-                    raise
+            with contextlib.suppress(FileNotFoundError):
+                self._claim()
+                return
+        self._claim()
 
     def _claim(self) -> None:
         try:
