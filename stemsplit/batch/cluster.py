@@ -245,7 +245,7 @@ class _Pool:
         self._errands[member.handle.prepare.remote()] = _Errand(member)
 
     def _fill_up(self) -> None:
-        """Try again for workers that could not get ready, once one has shown that it can be done."""
+        """Try again for workers that could not get ready, once one has shown that it can be."""
         if self._has_begun and time.monotonic() >= self._hiring_s:
             while len(self._members) < self._count:
                 self._hire()

@@ -184,6 +184,25 @@ def test_workers_and_a_node_die_and_every_song_is_done_once_as_on_one_machine(no
     assert strip("out") == run_here()
 
 
+def test_two_workers_share_a_gpu_and_no_third(nodes: Any):
+    write_songs(4)
+    task = make_task()
+    songs = open_catalogue("in", task.dest).read()
+    # What Ray counts as one; the network stays on the processor.
+    node = nodes.add_node(num_cpus=4, num_gpus=1)
+    cluster = Cluster(nodes.address, cpus_per_worker=1, gpus_per_worker=0.5)
+    notes: list[str] = []
+    try:
+        endings = list(
+            run_on_cluster(task, songs, cluster, cancelled=threading.Event(), on_note=notes.append)
+        )
+    finally:
+        nodes.remove_node(node)
+    assert notes == ["workers: 2, machines of the cluster: 4"]
+    assert [ending.status for ending in endings] == ["done"] * 4
+    assert strip("out") == run_here()
+
+
 def test_the_driver_dies_and_another_goes_on(nodes: Any):
     write_songs(8)
     with begin_command(nodes.address) as first:

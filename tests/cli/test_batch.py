@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +102,36 @@ def test_what_failed_is_listed_with_reasons_and_done_alone_when_it_is_mended(run
     assert not Path("out/stemsplit-failed.jsonl").exists()
     assert run("separate", "in", "-o", "plain").returncode == 0
     assert without_report("out") == without_report("plain")
+
+
+@pytest.fixture
+def bucket() -> Iterator[Any]:
+    """Object storage in this process's memory."""
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_a_bucket_gives_songs_and_takes_stems_list_and_report(run: Run, bucket: Any):
+    write_songs()
+    songs = {path.name: path.read_bytes() for path in Path("in").rglob("*.wav")}
+    for name, sound in songs.items():
+        bucket.pipe(f"/in/{name}", b"no music" * 99 if name == "1.wav" else sound)
+    done = run("batch", "memory://in", "-o", "memory://out", "--json")
+    assert done.returncode == 1, done.stderr
+    report = json.loads(bucket.cat("/out/stemsplit-batch.json"))
+    assert (report["done"], report["failed"], report["total"]) == (2, 1, 3)
+    assert report["failed_list"] == "memory://out/stemsplit-failed.jsonl"
+    assert events(done)[-1]["report"] == "memory://out/stemsplit-batch.json"
+    bucket.pipe("/in/1.wav", songs["1.wav"])
+    alone = run("batch", report["failed_list"], "-o", "memory://out", "--json")
+    assert [one["song"] for one in events(alone) if "song" in one] == ["memory://in/1.wav"]
+    assert not bucket.exists("/out/stemsplit-failed.jsonl")
+    assert run("batch", "in", "-o", "plain").returncode == 0
+    for path in Path("plain").rglob("vocals.wav"):
+        assert bucket.cat(f"/out/{path.parent.name}/vocals.wav") == path.read_bytes()
+    assert "skipped  3" in run("batch", "memory://in", "-o", "memory://out").stderr
 
 
 def test_that_a_song_is_damaged_is_heard(run: Run):
