@@ -303,13 +303,17 @@ def test_a_report_that_finds_no_place_is_kept_here(
         Path(name).write_bytes(data)
 
     Path("one.txt").write_text("a.wav\n")
+    Path("temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(Path("temporary").absolute()))
     monkeypatch.setattr(local, "run_catalogue", fail("a"))
     monkeypatch.setattr(Folders, "write", refuse)
     assert main(["batch", "one.txt", "-o", "out", "--json"]) == 1
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["event"] for one in told[-2:]] == ["summary", "error"]
     assert told[-1]["error"] == "StorageError"
-    report = json.loads(Path(told[-2]["report"]).read_text())
+    (kept,) = Path("temporary").rglob("*batch.json")
+    assert told[-2]["report"] == str(kept.absolute())
+    report = json.loads(kept.read_text())
     assert report["failed"] == 1
     assert report["failures"][0]["message"] == "no"
     assert '"output": "a"' in Path(report["failed_list"]).read_text()
