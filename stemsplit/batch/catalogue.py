@@ -14,7 +14,6 @@ part of a list puts its stems where the whole list would.
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import os
@@ -27,8 +26,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from stemsplit.batch.storage import Listing, Storage, is_url, join, open_storage, settle_name
-from stemsplit.errors import StemsplitError, UnknownNameError, UsageError
-from stemsplit.separation.manifest import MANIFEST_NAME, PARTIAL_SUFFIX, parse_manifest
+from stemsplit.errors import DecodeError, StemsplitError, UnknownNameError, UsageError
+from stemsplit.separation.manifest import (
+    MANIFEST_NAME,
+    PARTIAL_SUFFIX,
+    STAGED_MANIFEST,
+    parse_manifest,
+)
 from stemsplit.separation.sources import KNOWN_SUFFIXES
 
 LIST_SUFFIX = ".txt"
@@ -74,12 +78,10 @@ class Catalogue:
     Attributes:
         source: As it was found.
         read: Yields the songs, from the first one at every call.
-        is_counted_fast: Whether reading them through costs next to nothing beside separating them.
     """
 
     source: str
     read: Callable[[], Iterator[Song]]
-    is_counted_fast: bool = True
 
     def count(self) -> int:
         """Read all songs through."""
@@ -104,15 +106,14 @@ def open_catalogue(source: str, dest: str) -> Catalogue:
         raise UsageError(
             f"there is no folder and no file {source!r}", help="check the name of the source."
         )
-    is_near = not is_url(name)
     if found.is_folder:
-        return Catalogue(name, lambda: _walk(storage, name, dest), is_near)
+        return Catalogue(name, lambda: _walk(storage, name, dest))
     suffix = posixpath.splitext(name)[1].lower()
     if suffix == LIST_SUFFIX:
-        return Catalogue(name, lambda: _read_list(storage, name), is_near)
+        return Catalogue(name, lambda: _read_list(storage, name))
     if suffix in TABLE_SUFFIXES:
         read = _read_csv if suffix == ".csv" else _read_json_lines
-        return Catalogue(name, lambda: _read_table(name, read(storage, name)), is_near)
+        return Catalogue(name, lambda: _read_table(name, read(storage, name)))
     return Catalogue(name, lambda: iter([Song(name, _split(name)[0])]))
 
 
@@ -120,13 +121,19 @@ def _walk(storage: Storage, root: str, dest: str) -> Iterator[Song]:
     """Yield the songs of a folder and all below it, without the stems of earlier runs."""
     # Where the source is in the destination, all of it would count as stems.
     avoids_dest = dest != root and _is_below(dest, root)
+    stems: dict[str, set[str]] = {}
     for listing in storage.walk(root):
         here = listing.folder.rstrip("/")
+        for name in listing.unread:
+            if not (avoids_dest and _is_below(name, dest)):
+                yield _refuse_folder(name, root)
         if avoids_dest and _is_below(here, dest):
             listing.folders.clear()
             continue
+        for folder_name, names in _list_outputs(storage, listing).items():
+            stems.setdefault(folder_name, set()).update(names)
+        outputs = stems.pop(here, set())
         listing.folders[:] = [name for name in listing.folders if _is_wanted(name)]
-        outputs = _list_outputs(storage, listing)
         songs = [
             name
             for name in listing.files
@@ -142,14 +149,30 @@ def _walk(storage: Storage, root: str, dest: str) -> Iterator[Song]:
             yield Song(join(listing.folder, name), str(folder / own))
 
 
-def _list_outputs(storage: Storage, listing: Listing) -> set[str]:
-    """Return the files of a folder that a manifest in it calls stems."""
-    outputs: set[str] = set()
-    for name in listing.files:
-        if name.endswith(MANIFEST_NAME):
-            manifest = parse_manifest(storage.read(join(listing.folder, name)) or b"")
-            outputs |= manifest.owned if manifest else set()
-    return outputs
+def _refuse_folder(name: str, root: str) -> Song:
+    """Return a song that stands for a folder that cannot be read, and fails."""
+    fault = DecodeError(
+        f"the folder {name!r} cannot be read", help="give yourself the right to read it."
+    )
+    return Song(name, name[len(root) :].strip("/\\").replace(os.sep, "/"), fault=fault)
+
+
+def _list_outputs(storage: Storage, listing: Listing) -> dict[str, set[str]]:
+    """Return the files that a folder's manifests call stems, by the folder that they are in.
+
+    What was interrupted has a claim in storage, or a staging folder here, that says the same.
+    """
+    found: dict[str, set[str]] = {}
+    claim = MANIFEST_NAME + PARTIAL_SUFFIX
+    manifests = [name for name in listing.files if name.endswith((MANIFEST_NAME, claim))]
+    manifests += [f"{name}/{STAGED_MANIFEST}" for name in listing.folders if name.endswith(claim)]
+    for name in manifests:
+        manifest = parse_manifest(storage.read(join(listing.folder, name)) or b"")
+        for output in manifest.owned if manifest else ():
+            folder, _, file = output.rpartition("/")
+            place = join(listing.folder, folder) if folder else listing.folder
+            found.setdefault(place.rstrip("/"), set()).add(file)
+    return found
 
 
 def _is_below(name: str, folder: str) -> bool:
@@ -168,15 +191,29 @@ def _read_list(storage: Storage, name: str) -> Iterator[Song]:
 
 
 def _read_csv(storage: Storage, name: str) -> Iterator[Mapping[str, Any] | None]:
-    """Yield the rows of a table by their columns; None for a row that has more of them."""
+    """Yield the rows of a table by their columns; None for a row that has others.
+
+    A row is a line: a quote that nothing ends takes no other with it.
+    """
     lines = storage.lines(name)
-    header = next(csv.reader(itertools.islice(lines, 1)), [])
+    header = _split_row(next(lines, ""))
+    if header is None:
+        raise UsageError(f"the first line of {name!r} names no columns", help="mend its quotes.")
     columns = [column.strip() for column in header]
     _check_columns(name, columns)
-    for row in csv.reader(lines):
-        if row:
-            is_whole = len(row) == len(columns)
-            yield dict(zip(columns, row, strict=True)) if is_whole else None
+    for line in lines:
+        row = _split_row(line)
+        if row != []:
+            is_whole = row is not None and len(row) == len(columns)
+            yield dict(zip(columns, row or (), strict=True)) if is_whole else None
+
+
+def _split_row(line: str) -> list[str] | None:
+    """Return the fields of a line; None where its quotes are wrong."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return None
 
 
 def _read_json_lines(storage: Storage, name: str) -> Iterator[Mapping[str, Any] | None]:
@@ -238,7 +275,12 @@ def _make_song(listed_in: str, row: Mapping[str, Any]) -> Song:
 
 def _locate(listed_in: str, path: str) -> str:
     """Return where a path of a list leads, beginning in the list's folder."""
-    if is_url(path) or path.startswith(("file://", "~")) or os.path.isabs(path):
+    if (
+        is_url(path)
+        or path.startswith("~")
+        or path.casefold().startswith("file://")
+        or os.path.isabs(path)
+    ):
         return settle_name(path)
     if is_url(listed_in):
         protocol, _, rest = listed_in.partition("://")

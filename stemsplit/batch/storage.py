@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import os
 import stat
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from stemsplit.audio.part_file import PartFile, explain_os_error
 from stemsplit.errors import (
@@ -31,6 +34,11 @@ EXTRA = 'pip install "stemsplit[cloud]"'
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "md5", "generation", "content_md5")
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "created")
 
+_TEXT: Mapping[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+_WAITS_S = (1.0, 2.0, 4.0)
+"""Before a listing, or the rest of a list, is asked for again."""
+
+AnswerT = TypeVar("AnswerT")
 Verb = Literal["read", "written"]
 
 
@@ -57,11 +65,13 @@ class Listing:
         folder: Its name.
         folders: Names of the folders in it, without the path; what is taken out is not walked.
         files: Names of the files in it, without the path.
+        unread: Folders below the one before, whole names, that cannot be read.
     """
 
     folder: str
     folders: list[str]
     files: list[str]
+    unread: tuple[str, ...] = ()
 
 
 class Storage(ABC):
@@ -110,10 +120,21 @@ class Folders(Storage):
         return Described(is_folder=False, size=found.st_size)
 
     def walk(self, root: str) -> Iterator[Listing]:
-        """List a folder; links to folders are not followed."""
-        for folder, folders, files in os.walk(root, onerror=_refuse_folder):
+        """List a folder; links to folders are not followed, and a folder that has gone is none."""
+        unread: list[str] = []
+
+        def note(error: OSError) -> None:
+            if error.filename == root:
+                _refuse_folder(error)
+            if not isinstance(error, FileNotFoundError):
+                unread.append(str(error.filename))
+
+        for folder, folders, files in os.walk(root, onerror=note):
             folders.sort(key=_sort_key)
-            yield Listing(folder, folders, sorted(files, key=_sort_key))
+            yield Listing(folder, folders, sorted(files, key=_sort_key), tuple(unread))
+            unread.clear()
+        if unread:
+            yield Listing(root, [], [], tuple(unread))
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes."""
@@ -127,7 +148,7 @@ class Folders(Storage):
     def lines(self, name: str) -> Iterator[str]:
         """Yield lines; bytes that are no UTF-8 stay the file name that they are."""
         try:
-            with open(name, encoding="utf-8-sig", errors="surrogateescape") as file:
+            with open(name, **_TEXT) as file:
                 for line in file:
                     yield line.rstrip("\r\n")
         except OSError as error:
@@ -192,22 +213,29 @@ class ObjectStorage(Storage):
 
     def walk(self, root: str) -> Iterator[Listing]:
         """List a folder; a request, or one per thousand names, for each folder below it."""
-        walk = self._files.walk(root, detail=True, on_error="raise")
-        bare_root = self._files._strip_protocol(root)
-        while True:
-            with self._asking(root, "read"):
-                found = next(walk, None)
-            if found is None:
-                return
-            folder, folders, files = found
-            names = sorted(filter(None, folders), key=_sort_key)
-            inside = folder.removeprefix(bare_root).strip("/")
-            here = join(root, inside) if inside else root
-            yield Listing(here, names, sorted(filter(None, files), key=_sort_key))
-            # The walk goes into what its own table still has, in the table's order.
-            kept = {name: folders[name] for name in names}
-            folders.clear()
-            folders.update(kept)
+        waiting = [root]
+        while waiting:
+            here = waiting.pop()
+            own = self._files._strip_protocol(here)
+            folders: list[str] = []
+            files: list[str] = []
+            for info in _ask(partial(self._list, here)):
+                path = info["name"].rstrip("/")
+                if path != own:  # An empty object that stands for the folder itself.
+                    kind = folders if info["type"] == "directory" else files
+                    kind.append(path.rpartition("/")[2])
+            folders.sort(key=_sort_key)
+            yield Listing(here, folders, sorted(files, key=_sort_key))
+            waiting += [join(here, name) for name in reversed(folders)]
+
+    def _list(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        """Return what is known of all that is right below a folder."""
+        with self._asking(folder, "read"):
+            try:
+                found: Sequence[Mapping[str, Any]] = self._files.ls(folder, detail=True)
+            except FileNotFoundError:
+                return ()
+        return found
 
     def read(self, name: str) -> bytes | None:
         """Return an object's bytes."""
@@ -220,12 +248,18 @@ class ObjectStorage(Storage):
 
     def lines(self, name: str) -> Iterator[str]:
         """Yield lines, reading a few megabytes at a time."""
-        with (
-            self._asking(name, "read"),
-            self._files.open(name, "rt", encoding="utf-8-sig", errors="surrogateescape") as file,
-        ):
-            for line in file:
-                yield line.rstrip("\r\n")
+        told = 0
+        for wait_s in (*_WAITS_S, None):
+            try:
+                with self._asking(name, "read"), self._files.open(name, "rt", **_TEXT) as file:
+                    for line in itertools.islice(file, told, None):
+                        told += 1
+                        yield line.rstrip("\r\n")
+                return
+            except StorageError:
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object; stores show it when it is whole."""
@@ -253,14 +287,9 @@ class ObjectStorage(Storage):
 
     def sizes(self, folder: str) -> Mapping[str, int]:
         """Return the sizes of the objects right below a folder, by name without the path."""
-        with self._asking(folder, "read"):
-            try:
-                found = self._files.ls(folder, detail=True)
-            except FileNotFoundError:
-                return {}
         return {
             info["name"].rpartition("/")[2]: info["size"]
-            for info in found
+            for info in self._list(folder)
             if info["type"] == "file"
         }
 
@@ -289,16 +318,43 @@ class ObjectStorage(Storage):
             ) from error
 
 
+def _ask(request: Callable[[], AnswerT]) -> AnswerT:
+    """Ask storage for something, and some times more where it failed."""
+    for wait_s in _WAITS_S:
+        with contextlib.suppress(StorageError):
+            return request()
+        time.sleep(wait_s)
+    return request()
+
+
 def is_url(text: str) -> bool:
     """Say whether a name is a URL of something that is no folder of this machine."""
-    return "://" in text and not text.startswith("file://")
+    return "://" in text and not _is_file_url(text)
 
 
 def settle_name(text: str) -> str:
-    """Return an absolute path, or a URL as it is; "file://" is a path."""
+    """Return an absolute path, or a URL as it is; "file://" is a path.
+
+    Raises:
+        UsageError: A file URL of another machine.
+    """
     if is_url(text):
         return text.rstrip("/") if not text.endswith("://") else text
-    return os.path.abspath(os.path.expanduser(text.removeprefix("file://")))
+    if _is_file_url(text):
+        host, slash, path = text[len("file://") :].partition("/")
+        if host.casefold() not in ("", "localhost"):
+            raise UsageError(
+                f"{text!r} is on another machine, {host!r}",
+                help="a file URL has three slashes: file:///folder/file",
+            )
+        from urllib.request import url2pathname  # brings http and ssl along
+
+        return os.path.abspath(url2pathname(slash + path))
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _is_file_url(text: str) -> bool:
+    return text[: len("file://")].casefold() == "file://"
 
 
 def open_storage(name: str) -> Storage:

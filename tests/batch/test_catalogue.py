@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from linear_model import separate_song, write_song
 
 from stemsplit.batch import catalogue as module
 from stemsplit.batch.catalogue import Song, open_catalogue
-from stemsplit.batch.storage import Folders, Listing, settle_name
-from stemsplit.errors import StemsplitError, UnknownNameError, UsageError
+from stemsplit.batch.storage import Folders, Listing, open_storage, settle_name
+from stemsplit.errors import StemsplitError, StorageError, UnknownNameError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,7 @@ def test_a_bucket_is_a_folder(bucket: Any):
     songs = read("memory://music", "memory://music/out")
     assert [song.output for song in songs] == ["b", "a/z.flac", "a/z.wav", "Z/1"]
     assert songs[1].name == "memory://music/a/z.flac"
-    assert not open_catalogue("memory://music/", "memory://out").is_counted_fast
+    assert open_catalogue("memory://music/", "memory://music/out").count() == 4
 
 
 def test_a_folder_is_listed_no_further_than_songs_are_taken(monkeypatch: pytest.MonkeyPatch):
@@ -104,6 +105,117 @@ def test_a_folder_is_listed_no_further_than_songs_are_taken(monkeypatch: pytest.
     songs = open_catalogue("in", "/out").read()
     assert [song.output for song in islice(songs, 5)] == ["0/a", "0/b", "1/a", "1/b", "2/a"]
     assert len(listed) == 3
+
+
+@pytest.mark.parametrize("template", ["{track}/{stem}.{ext}", "{stem}/{track}.{ext}"])
+def test_stems_are_no_songs_where_they_go_among_them(template: str):
+    write_song(Path("in/a.wav"), 1.0)
+    separate_song("in/a.wav", out_dir=Path("in"), filename=template)
+    assert len(list(Path("in").rglob("vocals*"))) == 1
+    assert outputs("in", "in") == ["a"]
+
+
+def test_stems_of_an_interrupted_song_are_no_songs(bucket: Any):
+    write_song(Path("in/a.wav"), 1.0)
+    separate_song("in/a.wav", out_dir=Path("in"))
+    for path in Path("in").rglob("*.*"):
+        claimed = str(path).replace("stemsplit.json", "stemsplit.json.part")
+        bucket.pipe(f"/{claimed}", path.read_bytes())
+    assert outputs("memory://in", "memory://in") == ["a"]
+    staging = Path("in/a/stemsplit.json.part")
+    staging.mkdir()
+    Path("in/a/stemsplit.json").rename(staging / "manifest.json")
+    assert outputs("in", "in") == ["a"]
+
+
+def test_a_folder_that_cannot_be_read_fails_alone(monkeypatch: pytest.MonkeyPatch):
+    touch("in/a.mp3", "in/locked/b.mp3", "in/z/c.mp3", "in/gone/d.mp3")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    songs = read("in")
+    assert sorted(song.output for song in songs if song.fault is None) == ["a", "z/c"]
+    (fault,) = [song for song in songs if song.fault]
+    assert fault.name == settle_name("in/locked")
+    assert "cannot be read" in str(fault.fault)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read("in/locked")
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_storage_that_fails_while_it_lists_is_asked_again(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, failures: int
+):
+    monkeypatch.setattr("stemsplit.batch.storage._WAITS_S", (0.0, 0.0))
+    for name in ("a/1.mp3", "b/2.mp3", "b/c/3.mp3"):
+        bucket.pipe(f"/music/{name}", b"x")
+    left = [failures]
+    real = bucket.ls
+
+    def ls(path: str, **rest: Any) -> Any:
+        if path.endswith("b") and left[0]:
+            left[0] -= 1
+            raise TimeoutError("slow down")
+        return real(path, **rest)
+
+    monkeypatch.setattr(bucket, "ls", ls)
+    if failures == 2:
+        assert outputs("memory://music") == ["a/1", "b/2", "b/c/3"]
+    else:
+        with pytest.raises(StorageError, match="slow down"):
+            read("memory://music")
+
+
+def test_a_list_whose_reading_fails_goes_on_where_it_was(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("stemsplit.batch.storage._WAITS_S", (0.0, 0.0))
+    bucket.pipe("/songs.txt", "".join(f"{number}.mp3\n" for number in range(9)).encode())
+    real, opened = bucket.open, []
+
+    def open_anew(name: str, mode: str, **rest: Any) -> Any:
+        file = real(name, mode, **rest)
+        if mode != "rt":
+            return file
+        opened.append(file)
+        if len(opened) > 2:
+            return file
+
+        def some() -> Iterator[str]:
+            yield from islice(file, 3 * len(opened))
+            raise TimeoutError("gone")
+
+        return nullcontext(some())
+
+    monkeypatch.setattr(bucket, "open", open_anew)
+    assert outputs("memory://songs.txt") == [str(number) for number in range(9)]
+    assert len(opened) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("file:///a%20b/c", "/a b/c"),
+        ("file://localhost/a", "/a"),
+        ("FILE:///a", "/a"),
+        ("/a%20b", "/a%20b"),
+    ],
+)
+def test_file_urls_are_paths(text: str, path: str):
+    assert settle_name(text) == os.path.abspath(path)
+    assert isinstance(open_storage(settle_name(text)), Folders)
+
+
+def test_a_file_url_of_another_machine_is_refused():
+    with pytest.raises(UsageError, match="'server'"):
+        settle_name("file://server/a")
 
 
 def test_a_list_has_a_path_a_line_and_keeps_the_folders_that_it_names(tmp_path: Path):
@@ -190,6 +302,18 @@ def test_a_row_of_too_many_columns_fails_alone():
     first, second = read("songs.csv")
     assert first.fault is not None
     assert second.output == "d"
+
+
+def test_a_stray_quote_takes_no_other_row_with_it():
+    rows = ['"b.mp3,b', *(f"{number}.mp3," for number in range(1000)), '"' + "x" * 200_000]
+    Path("songs.csv").write_text("path,output\n" + "\n".join(rows) + "\n")
+    songs = read("songs.csv")
+    assert [bool(song.fault) for song in songs] == [True, *[False] * 1000, True]
+    assert songs[0].fault is not None
+    assert songs[0].fault.message.startswith("row 1 of")
+    Path("songs.csv").write_text('"path,output\na.mp3,b\n')
+    with pytest.raises(UsageError, match="names no columns"):
+        read("songs.csv")
 
 
 def test_a_single_song_is_a_catalogue():
