@@ -112,8 +112,8 @@ def open_catalogue(source: str, dest: str) -> Catalogue:
     if suffix == LIST_SUFFIX:
         return Catalogue(name, lambda: _read_list(storage, name))
     if suffix in TABLE_SUFFIXES:
-        read = _read_csv if suffix == ".csv" else _read_json_lines
-        return Catalogue(name, lambda: _read_table(name, read(storage, name)))
+        read = read_csv if suffix == ".csv" else read_json_lines
+        return Catalogue(name, lambda: read(name, storage.lines(name)))
     return Catalogue(name, lambda: iter([Song(name, _split(name)[0])]))
 
 
@@ -190,12 +190,25 @@ def _read_list(storage: Storage, name: str) -> Iterator[Song]:
             yield _make_song(name, {"path": line.strip()})
 
 
-def _read_csv(storage: Storage, name: str) -> Iterator[Mapping[str, Any] | None]:
+def read_csv(name: str, lines: Iterator[str]) -> Iterator[Song]:
+    """Yield the songs of a table of that name; a row that cannot be read is a song that fails.
+
+    Raises:
+        UsageError: Its columns are none of a catalogue's.
+    """
+    return _read_table(name, _split_rows(name, lines))
+
+
+def read_json_lines(name: str, lines: Iterator[str]) -> Iterator[Song]:
+    """Yield a song for each line with something on it; see `read_csv`."""
+    return _read_table(name, map(_parse_row, filter(str.strip, lines)))
+
+
+def _split_rows(name: str, lines: Iterator[str]) -> Iterator[Mapping[str, Any] | None]:
     """Yield the rows of a table by their columns; None for a row that has others.
 
     A row is a line: a quote that nothing ends takes no other with it.
     """
-    lines = storage.lines(name)
     header = _split_row(next(lines, ""))
     if header is None:
         raise UsageError(f"the first line of {name!r} names no columns", help="mend its quotes.")
@@ -216,15 +229,13 @@ def _split_row(line: str) -> list[str] | None:
         return None
 
 
-def _read_json_lines(storage: Storage, name: str) -> Iterator[Mapping[str, Any] | None]:
-    """Yield the objects of a file, one a line; None for a line that is no object."""
-    for line in storage.lines(name):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            yield row if isinstance(row, dict) else None
+def _parse_row(line: str) -> Mapping[str, Any] | None:
+    """Return the object that a line holds; None where it holds none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _read_table(name: str, rows: Iterator[Mapping[str, Any] | None]) -> Iterator[Song]:

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from typing_extensions import Self
 
-from stemsplit.batch.catalogue import open_catalogue
+from stemsplit.batch.catalogue import read_json_lines
 from stemsplit.batch.job import Ending
 from stemsplit.batch.storage import join, open_storage, settle_name
 
@@ -266,7 +266,7 @@ def _read_rows(place: str) -> dict[tuple[str, str], str]:
     if not place.endswith(".jsonl") or storage.describe(place) is None:
         return {}
     lines = [line for line in storage.lines(place) if line.strip()]
-    songs = open_catalogue(place, "").read()
+    songs = read_json_lines(place, iter(lines))
     return {(song.name, song.output): line for song, line in zip(songs, lines, strict=True)}
 
 
