@@ -22,15 +22,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from stemsplit.batch.storage import Listing, Storage, is_url, join, open_storage, settle_name
+from stemsplit.batch.storage import (
+    Listing,
+    Storage,
+    insist,
+    is_file_url,
+    is_url,
+    join,
+    open_storage,
+    settle_name,
+)
 from stemsplit.errors import DecodeError, StemsplitError, UnknownNameError, UsageError
 from stemsplit.separation.manifest import (
     MANIFEST_NAME,
     PARTIAL_SUFFIX,
     STAGED_MANIFEST,
+    Manifest,
     parse_manifest,
 )
 from stemsplit.separation.sources import KNOWN_SUFFIXES
@@ -110,7 +121,7 @@ def open_catalogue(source: str, dest: str) -> Catalogue:
         return Catalogue(name, lambda: _walk(storage, name, dest))
     suffix = posixpath.splitext(name)[1].lower()
     if suffix == LIST_SUFFIX:
-        return Catalogue(name, lambda: _read_list(storage, name))
+        return Catalogue(name, lambda: _read_list(name, storage.lines(name)))
     if suffix in TABLE_SUFFIXES:
         read = read_csv if suffix == ".csv" else read_json_lines
         return Catalogue(name, lambda: read(name, storage.lines(name)))
@@ -124,9 +135,9 @@ def _walk(storage: Storage, root: str, dest: str) -> Iterator[Song]:
     stems: dict[str, set[str]] = {}
     for listing in storage.walk(root):
         here = listing.folder.rstrip("/")
-        for name in listing.unread:
+        for name, reason in listing.unread:
             if not (avoids_dest and _is_below(name, dest)):
-                yield _refuse_folder(name, root)
+                yield _refuse_folder(name, reason, root)
         if avoids_dest and _is_below(here, dest):
             listing.folders.clear()
             continue
@@ -149,10 +160,11 @@ def _walk(storage: Storage, root: str, dest: str) -> Iterator[Song]:
             yield Song(join(listing.folder, name), str(folder / own))
 
 
-def _refuse_folder(name: str, root: str) -> Song:
+def _refuse_folder(name: str, reason: str, root: str) -> Song:
     """Return a song that stands for a folder that cannot be read, and fails."""
     fault = DecodeError(
-        f"the folder {name!r} cannot be read", help="give yourself the right to read it."
+        f"the folder {name!r} cannot be read: {reason}",
+        help="see to it that you may read it, and run again.",
     )
     return Song(name, name[len(root) :].strip("/\\").replace(os.sep, "/"), fault=fault)
 
@@ -167,12 +179,20 @@ def _list_outputs(storage: Storage, listing: Listing) -> dict[str, set[str]]:
     manifests = [name for name in listing.files if name.endswith((MANIFEST_NAME, claim))]
     manifests += [f"{name}/{STAGED_MANIFEST}" for name in listing.folders if name.endswith(claim)]
     for name in manifests:
-        manifest = parse_manifest(storage.read(join(listing.folder, name)) or b"")
+        manifest = _read_manifest(storage, join(listing.folder, name))
         for output in manifest.owned if manifest else ():
             folder, _, file = output.rpartition("/")
             place = join(listing.folder, folder) if folder else listing.folder
             found.setdefault(place.rstrip("/"), set()).add(file)
     return found
+
+
+def _read_manifest(storage: Storage, name: str) -> Manifest | None:
+    """Read a manifest; one that cannot be read says as little as one that is damaged."""
+    try:
+        return parse_manifest(insist(partial(storage.read, name)) or b"")
+    except DecodeError:
+        return None
 
 
 def _is_below(name: str, folder: str) -> bool:
@@ -183,11 +203,9 @@ def _is_wanted(name: str) -> bool:
     return not name.startswith(".") and not name.endswith(PARTIAL_SUFFIX)
 
 
-def _read_list(storage: Storage, name: str) -> Iterator[Song]:
+def _read_list(name: str, lines: Iterator[str]) -> Iterator[Song]:
     """Yield the songs of a list; empty lines are none."""
-    for line in storage.lines(name):
-        if line.strip():
-            yield _make_song(name, {"path": line.strip()})
+    return _read_table(name, ({"path": line.strip()} for line in lines if line.strip()))
 
 
 def read_csv(name: str, lines: Iterator[str]) -> Iterator[Song]:
@@ -207,7 +225,7 @@ def read_json_lines(name: str, lines: Iterator[str]) -> Iterator[Song]:
 def _split_rows(name: str, lines: Iterator[str]) -> Iterator[Mapping[str, Any] | None]:
     """Yield the rows of a table by their columns; None for a row that has others.
 
-    A row is a line: a quote that nothing ends takes no other with it.
+    A row is a line: a quote that nothing ends takes no other with it. Line breaks are for .jsonl.
     """
     header = _split_row(next(lines, ""))
     if header is None:
@@ -286,12 +304,7 @@ def _make_song(listed_in: str, row: Mapping[str, Any]) -> Song:
 
 def _locate(listed_in: str, path: str) -> str:
     """Return where a path of a list leads, beginning in the list's folder."""
-    if (
-        is_url(path)
-        or path.startswith("~")
-        or path.casefold().startswith("file://")
-        or os.path.isabs(path)
-    ):
+    if is_url(path) or is_file_url(path) or path.startswith("~") or os.path.isabs(path):
         return settle_name(path)
     if is_url(listed_in):
         protocol, _, rest = listed_in.partition("://")
@@ -301,6 +314,7 @@ def _locate(listed_in: str, path: str) -> str:
 
 def _place(path: str) -> str:
     """Return where the stems of a listed song go: its path as it is written, without a suffix."""
+    path = settle_name(path) if is_file_url(path) else path
     inside = re.sub(r"^[A-Za-z][\w+.-]*://", "", path.replace("\\", "/"))
     folder, _, name = inside.rpartition("/")
     return _clean(f"{folder}/{_split(name)[0]}") or "_"

@@ -65,13 +65,13 @@ class Listing:
         folder: Its name.
         folders: Names of the folders in it, without the path; what is taken out is not walked.
         files: Names of the files in it, without the path.
-        unread: Folders below the one before, whole names, that cannot be read.
+        unread: Folders below the one before, whole names, that cannot be read, and why not.
     """
 
     folder: str
     folders: list[str]
     files: list[str]
-    unread: tuple[str, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 class Storage(ABC):
@@ -121,13 +121,13 @@ class Folders(Storage):
 
     def walk(self, root: str) -> Iterator[Listing]:
         """List a folder; links to folders are not followed, and a folder that has gone is none."""
-        unread: list[str] = []
+        unread: list[tuple[str, str]] = []
 
         def note(error: OSError) -> None:
             if error.filename == root:
                 _refuse_folder(error)
-            if not isinstance(error, FileNotFoundError):
-                unread.append(str(error.filename))
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                unread.append((str(error.filename), error.strerror or str(error)))
 
         for folder, folders, files in os.walk(root, onerror=note):
             folders.sort(key=_sort_key)
@@ -219,7 +219,7 @@ class ObjectStorage(Storage):
             own = self._files._strip_protocol(here)
             folders: list[str] = []
             files: list[str] = []
-            for info in _ask(partial(self._list, here)):
+            for info in insist(partial(self._list, here)):
                 path = info["name"].rstrip("/")
                 if path != own:  # An empty object that stands for the folder itself.
                     kind = folders if info["type"] == "directory" else files
@@ -249,7 +249,9 @@ class ObjectStorage(Storage):
     def lines(self, name: str) -> Iterator[str]:
         """Yield lines, reading a few megabytes at a time."""
         told = 0
-        for wait_s in (*_WAITS_S, None):
+        waits_s = iter(_WAITS_S)
+        while True:
+            before = told
             try:
                 with self._asking(name, "read"), self._files.open(name, "rt", **_TEXT) as file:
                     for line in itertools.islice(file, told, None):
@@ -257,6 +259,9 @@ class ObjectStorage(Storage):
                         yield line.rstrip("\r\n")
                 return
             except StorageError:
+                # A list that is read for days may fail now and then, if it goes on in between.
+                waits_s = iter(_WAITS_S) if told > before else waits_s
+                wait_s = next(waits_s, None)
                 if wait_s is None:
                     raise
                 time.sleep(wait_s)
@@ -318,8 +323,8 @@ class ObjectStorage(Storage):
             ) from error
 
 
-def _ask(request: Callable[[], AnswerT]) -> AnswerT:
-    """Ask storage for something, and some times more where it failed."""
+def insist(request: Callable[[], AnswerT]) -> AnswerT:
+    """Ask storage for something, and some times more where it does not answer."""
     for wait_s in _WAITS_S:
         with contextlib.suppress(StorageError):
             return request()
@@ -329,32 +334,35 @@ def _ask(request: Callable[[], AnswerT]) -> AnswerT:
 
 def is_url(text: str) -> bool:
     """Say whether a name is a URL of something that is no folder of this machine."""
-    return "://" in text and not _is_file_url(text)
+    return "://" in text and not is_file_url(text)
+
+
+def is_file_url(text: str) -> bool:
+    """Say whether a name is a URL of something on this machine."""
+    return text[: len("file://")].casefold() == "file://"
 
 
 def settle_name(text: str) -> str:
     """Return an absolute path, or a URL as it is; "file://" is a path.
 
     Raises:
-        UsageError: A file URL of another machine.
+        UsageError: A file URL of another machine, or of nothing.
     """
     if is_url(text):
         return text.rstrip("/") if not text.endswith("://") else text
-    if _is_file_url(text):
-        host, slash, path = text[len("file://") :].partition("/")
-        if host.casefold() not in ("", "localhost"):
-            raise UsageError(
-                f"{text!r} is on another machine, {host!r}",
-                help="a file URL has three slashes: file:///folder/file",
-            )
+    if is_file_url(text):
         from urllib.request import url2pathname  # brings http and ssl along
 
-        return os.path.abspath(url2pathname(slash + path))
+        host, slash, path = text[len("file://") :].partition("/")
+        is_here = slash and host.casefold() in ("", "localhost") and "%00" not in path
+        with contextlib.suppress(OSError):  # Windows: a colon where none can be.
+            if is_here:
+                return os.path.abspath(url2pathname(slash + path))
+        raise UsageError(
+            f"{text!r} leads to nothing on this machine",
+            help="a file URL has three slashes: file:///folder/file",
+        )
     return os.path.abspath(os.path.expanduser(text))
-
-
-def _is_file_url(text: str) -> bool:
-    return text[: len("file://")].casefold() == "file://"
 
 
 def open_storage(name: str) -> Storage:
@@ -367,8 +375,12 @@ def open_storage(name: str) -> Storage:
 
 
 def join(folder: str, name: str) -> str:
-    """Return the name of something in a folder."""
-    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+    """Return the name of something in a folder, or below it: "album/song.mp3"."""
+    if folder.endswith("://"):
+        return folder + name
+    if is_url(folder):
+        return f"{folder.rstrip('/')}/{name}"
+    return os.path.join(folder, *name.split("/"))
 
 
 def _version_of(info: Mapping[str, Any]) -> str | None:

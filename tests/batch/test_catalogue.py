@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ntpath
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from linear_model import separate_song, write_song
 
 from stemsplit.batch import catalogue as module
 from stemsplit.batch.catalogue import Song, open_catalogue
-from stemsplit.batch.storage import Folders, Listing, open_storage, settle_name
+from stemsplit.batch.storage import Folders, Listing, join, open_storage, settle_name
 from stemsplit.errors import StemsplitError, StorageError, UnknownNameError, UsageError
 
 
@@ -128,15 +129,51 @@ def test_stems_of_an_interrupted_song_are_no_songs(bucket: Any):
     assert outputs("in", "in") == ["a"]
 
 
+def test_a_manifest_that_cannot_be_read_ends_no_walk(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    touch("in/a.mp3", "in/stemsplit.json.part/manifest.json/x")
+    assert outputs("in", "in") == ["a"]
+    bucket.pipe("/in/a.mp3", b"x")
+    bucket.pipe("/in/stemsplit.json", b"{}")
+
+    def refuse(name: str) -> bytes:
+        raise PermissionError("no key")
+
+    monkeypatch.setattr(bucket, "cat_file", refuse)
+    assert outputs("memory://in", "memory://in") == ["a"]
+
+
+def test_a_manifest_that_fails_to_come_is_asked_for_again(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("stemsplit.batch.storage._WAITS_S", (0.0, 0.0))
+    write_song(Path("in/a.wav"), 1.0)
+    separate_song("in/a.wav", out_dir=Path("in"))
+    for path in Path("in").rglob("*.*"):
+        bucket.pipe(f"/{path}", path.read_bytes())
+    real, failures = bucket.cat_file, [2]
+
+    def fetch(name: str) -> bytes:
+        if failures[0]:
+            failures[0] -= 1
+            raise TimeoutError("slow down")
+        return real(name)
+
+    monkeypatch.setattr(bucket, "cat_file", fetch)
+    assert outputs("memory://in", "memory://in") == ["a"]
+    assert failures == [0]
+
+
 def test_a_folder_that_cannot_be_read_fails_alone(monkeypatch: pytest.MonkeyPatch):
-    touch("in/a.mp3", "in/locked/b.mp3", "in/z/c.mp3", "in/gone/d.mp3")
+    touch("in/a.mp3", "in/locked/b.mp3", "in/z/c.mp3", "in/gone/d.mp3", "in/file/e.mp3")
     scan = os.scandir
 
     def refuse(path: str) -> Any:
         if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
+            raise OSError(116, "Stale file handle", str(path))
         if str(path).endswith("gone"):
             raise FileNotFoundError(2, "No such file or directory", str(path))
+        if str(path).endswith("file"):
+            raise NotADirectoryError(20, "Not a directory", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
@@ -144,7 +181,8 @@ def test_a_folder_that_cannot_be_read_fails_alone(monkeypatch: pytest.MonkeyPatc
     assert sorted(song.output for song in songs if song.fault is None) == ["a", "z/c"]
     (fault,) = [song for song in songs if song.fault]
     assert fault.name == settle_name("in/locked")
-    assert "cannot be read" in str(fault.fault)
+    assert fault.output == "locked"
+    assert "cannot be read: Stale file handle" in str(fault.fault)
     with pytest.raises(UsageError, match="cannot be read"):
         read("in/locked")
 
@@ -185,18 +223,49 @@ def test_a_list_whose_reading_fails_goes_on_where_it_was(
         if mode != "rt":
             return file
         opened.append(file)
-        if len(opened) > 2:
+        if len(opened) > 4:
             return file
 
         def some() -> Iterator[str]:
-            yield from islice(file, 3 * len(opened))
+            yield from islice(file, 2 * len(opened))
             raise TimeoutError("gone")
 
         return nullcontext(some())
 
     monkeypatch.setattr(bucket, "open", open_anew)
+    # More failures than are put up with where nothing comes between them.
     assert outputs("memory://songs.txt") == [str(number) for number in range(9)]
-    assert len(opened) == 3
+    assert len(opened) == 5
+
+
+def test_a_list_that_does_not_go_on_is_given_up(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    bucket.pipe("/songs.txt", b"a.mp3\n")
+    tries = []
+
+    def refuse(name: str, mode: str, **rest: Any) -> Any:
+        tries.append(name)
+        raise TimeoutError("gone")
+
+    monkeypatch.setattr(bucket, "open", refuse)
+    with pytest.raises(StorageError, match="gone"):
+        read("memory://songs.txt")
+    assert len(tries) == len(waits) + 1
+    assert len(waits) > 1
+    assert waits == sorted(set(waits))
+
+
+def test_what_is_not_there_is_asked_for_once(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("time.sleep", lambda wait_s: pytest.fail("it waited"))
+    for name in ("songs.txt", "music/a.mp3"):
+        bucket.pipe(f"/{name}", b"x")
+    listed = open_catalogue("memory://songs.txt", "/out")
+    walked = open_catalogue("memory://music", "/out")
+    bucket.store.clear()
+    with pytest.raises(StemsplitError, match="it is not there"):
+        list(listed.read())
+    assert list(walked.read()) == []
 
 
 @pytest.mark.parametrize(
@@ -213,9 +282,45 @@ def test_file_urls_are_paths(text: str, path: str):
     assert isinstance(open_storage(settle_name(text)), Folders)
 
 
-def test_a_file_url_of_another_machine_is_refused():
-    with pytest.raises(UsageError, match="'server'"):
-        settle_name("file://server/a")
+@pytest.mark.parametrize("text", ["file://server/a", "file://", "file://a", "file:///a%00"])
+def test_a_file_url_of_nothing_on_this_machine_is_refused(text: str):
+    with pytest.raises(UsageError, match="leads to nothing on this machine"):
+        settle_name(text)
+
+
+def test_a_file_url_is_read_as_the_machine_writes_paths(monkeypatch: pytest.MonkeyPatch):
+    nturl2path = pytest.importorskip("nturl2path")
+    monkeypatch.setattr("urllib.request.url2pathname", nturl2path.url2pathname)
+    monkeypatch.setattr(os.path, "abspath", ntpath.normpath)
+    assert settle_name("file:///C:/a%20b/c") == r"C:\a b\c"
+    with pytest.raises(UsageError, match="leads to nothing on this machine"):
+        settle_name("file:///1:/a")
+
+
+def test_names_below_a_folder_are_written_as_the_machine_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os.path, "join", ntpath.join)
+    assert join(r"C:\in", "a/b.wav") == r"C:\in\a\b.wav"
+    assert join("s3://bucket/in/", "a/b.wav") == "s3://bucket/in/a/b.wav"
+
+
+def test_all_that_storage_has_is_a_folder(bucket: Any):
+    bucket.pipe("/one/a.mp3", b"x")
+    bucket.pipe("/two/b/c.mp3", b"x")
+    songs = read("memory://", "memory://two/b")
+    assert [(song.name, song.output) for song in songs] == [("memory://one/a.mp3", "one/a")]
+
+
+def test_a_file_url_in_a_list_puts_its_stems_where_its_path_does():
+    Path("songs.txt").write_text("file://localhost/m/a%20b.mp3\n/m/a b.mp3\n/m/a%20b.mp3\n")
+    assert outputs("songs.txt") == ["m/a b", "m/a b", "m/a%20b"]
+
+
+def test_a_line_of_a_list_that_is_no_path_fails_alone():
+    Path("songs.txt").write_text("a.mp3\n\nfile://server/b.mp3\nc\0.mp3\nd.mp3\n")
+    songs = read("songs.txt")
+    assert [song.output for song in songs if song.fault is None] == ["a", "d"]
+    messages = [song.fault.message for song in songs if song.fault]
+    assert ["row 2 of" in messages[0], "row 3 of" in messages[1]] == [True, True]
 
 
 def test_a_list_has_a_path_a_line_and_keeps_the_folders_that_it_names(tmp_path: Path):
