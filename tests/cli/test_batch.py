@@ -291,8 +291,20 @@ def test_what_another_batch_lists_meanwhile_stays(run: Run, monkeypatch: pytest.
     assert listed() == ["z", "a"]
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files: one of its own, empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
 def test_a_report_that_finds_no_place_is_kept_here(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     import stemsplit.batch.local as local
     from stemsplit.batch.storage import Folders
@@ -303,16 +315,14 @@ def test_a_report_that_finds_no_place_is_kept_here(
         Path(name).write_bytes(data)
 
     Path("one.txt").write_text("a.wav\n")
-    Path("temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(Path("temporary").absolute()))
     monkeypatch.setattr(local, "run_catalogue", fail("a"))
     monkeypatch.setattr(Folders, "write", refuse)
     assert main(["batch", "one.txt", "-o", "out", "--json"]) == 1
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["event"] for one in told[-2:]] == ["summary", "error"]
     assert told[-1]["error"] == "StorageError"
-    (kept,) = Path("temporary").rglob("*batch.json")
-    assert told[-2]["report"] == str(kept.absolute())
+    (kept,) = temporary.rglob("*batch.json")
+    assert told[-2]["report"] == str(kept)
     report = json.loads(kept.read_text())
     assert report["failed"] == 1
     assert report["failures"][0]["message"] == "no"
@@ -361,13 +371,16 @@ def test_what_cannot_be_meant_is_two_lines_and_the_code_two(
     assert hash_tree() == before
 
 
-def test_a_destination_that_cannot_be_one_is_said_once(run: Run):
+def test_a_destination_that_cannot_be_one_is_said_once_and_the_list_kept(run: Run, temporary: Path):
     write_songs(5)
     Path("file").touch()
     done = run("batch", "in", "-o", "file/below")
     assert done.returncode == 1
     # Of five songs, those in hand at the most, and the end.
-    assert done.stderr.count("file' is a file") <= 3
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) <= 3
+    (kept,) = temporary.rglob("stemsplit-failed.jsonl")
+    assert 1 <= len(kept.read_text().splitlines()) <= 2
     last = done.stderr.splitlines()[-2:]
     assert last[0].startswith("error: the batch was stopped: ")
     assert last[1] == "help: choose another folder, or move that file away."
