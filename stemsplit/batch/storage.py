@@ -1,6 +1,8 @@
 """Where songs lie and stems go: folders of this machine, and object storage through fsspec.
 
 A name is an absolute path, or a URL such as "s3://bucket/album/song.mp3"; "/" between its parts.
+
+Longer than other files: both kinds of storage keep to the same verbs, and stand beside each other.
 """
 
 from __future__ import annotations
