@@ -45,6 +45,8 @@ _STOPPING_S = 20.0
 _WAITING_NOTE_S = 30.0
 _REST_S = 30.0
 """After a worker that could not load the model, before another is tried in its place."""
+_MOST_FAULTS = 3
+"""Of a worker's device, one song after the other, before the worker is replaced."""
 _HOPELESS_DEATHS = 10
 """So many workers may die one after the other, and as many more as there are, without a song."""
 
@@ -137,6 +139,7 @@ class _Member:
         is_dead: Whether it has been replaced.
         songs: How many are in its hands.
         is_tested: Whether the song in its hands has lost its worker before.
+        faults: How many songs its device has failed, one after the other.
     """
 
     handle: Any
@@ -144,11 +147,18 @@ class _Member:
     is_dead: bool = False
     songs: int = 0
     is_tested: bool = False
+    faults: int = 0
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether its device fails whatever it is given."""
+        return self.faults >= _MOST_FAULTS
 
     @property
     def is_free(self) -> bool:
         """Whether it takes another song."""
-        return self.is_ready and not self.is_tested and self.songs < SONGS_IN_HAND
+        is_able = self.is_ready and not self.is_tested and not self.is_broken
+        return is_able and self.songs < SONGS_IN_HAND
 
 
 @dataclass
@@ -187,6 +197,7 @@ class _Pool:
         self._errands: dict[Any, _Errand] = {}
         self._lost: dict[str, tuple[int, float]] = {}
         self._deaths = 0
+        self._refusals = 0
         self._has_begun = False
         self._hiring_s = 0.0
         self._cluster = cluster
@@ -295,15 +306,19 @@ class _Pool:
                 self._refuse(errand.member, answer)
                 return None
             errand.member.is_ready = self._has_begun = True
+            self._refusals = 0
             return None
-        if isinstance(answer.error, DeviceError):
-            # Another song would fare no better there.
-            return self._mourn(errand, answer.error, order)
-        errand.member.songs -= 1
-        errand.member.is_tested = False
+        ending: Ending = answer
+        member = errand.member
+        member.songs -= 1
+        member.is_tested = False
+        member.faults = member.faults + 1 if isinstance(ending.error, DeviceError) else 0
         self._deaths = 0
         order.finish(errand.song)
-        ending: Ending = answer
+        if member.is_broken and not member.songs and not self._cancelled.is_set():
+            self._dismiss(member)
+            self._on_note("a worker whose device failed several songs is replaced")
+            self._hire()
         return replace(ending, tries=ending.tries + errand.tries - 1)
 
     def _refuse(self, member: _Member, error: StemsplitError) -> None:
@@ -313,9 +328,10 @@ class _Pool:
             StemsplitError: The same error: none could, or many one after the other.
         """
         self._dismiss(member)
-        if self._deaths > _HOPELESS_DEATHS + len(self._members):
-            raise error
-        if not self._members and not self._has_begun:
+        self._refusals += 1
+        is_hopeless = self._refusals > _HOPELESS_DEATHS
+        # Two of: nobody has ever got ready, nobody is left, and it has been tried often.
+        if [not self._has_begun, not self._members, is_hopeless].count(True) >= 2:
             raise error
         self._hiring_s = time.monotonic() + _REST_S
         self._on_note(f"a worker could not load the model: {error.message}")
@@ -326,7 +342,6 @@ class _Pool:
         self._members.remove(member)
         with contextlib.suppress(Exception):  # It is to be gone, and mostly is.
             self._ray.kill(member.handle)
-        self._deaths += 1
 
     def _mourn(self, errand: _Errand, error: Exception, order: Order) -> Ending | None:
         """Replace a worker that has died, and have its song done by another."""
@@ -334,6 +349,7 @@ class _Pool:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not member.is_dead:
             self._dismiss(member)
+            self._deaths += 1
             if self._deaths > _HOPELESS_DEATHS + len(self._members):
                 raise StemsplitError(
                     f"workers die one after the other, the last of them so: {said}",
@@ -352,13 +368,10 @@ class _Pool:
             order.give_back(song)
             return None
         order.finish(song)
-        failure = error
-        if not isinstance(failure, StemsplitError):
-            failure = StemsplitError(
-                f"{errand.tries} workers died over it, the last of them so: {said}",
-                help="give workers more memory or a shorter --segment; if it alone does it, "
-                "report it.",
-            )
+        failure = StemsplitError(
+            f"{errand.tries} workers died over it, the last of them so: {said}",
+            help="give workers more memory or a shorter --segment; if it alone does it, report it.",
+        )
         elapsed_s = time.monotonic() - errand.began_s
         return Ending(song, "failed", failure, elapsed_s, tries=errand.tries)
 

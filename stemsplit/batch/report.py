@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from typing_extensions import Self
 
-from stemsplit.batch.catalogue import read_json_lines
+from stemsplit.batch.catalogue import Song, read_json_lines
 from stemsplit.batch.job import Ending
 from stemsplit.batch.storage import join, open_storage, settle_name
 
@@ -25,6 +25,7 @@ FAILED_NAME = "stemsplit-failed.jsonl"
 SCHEMA = 1
 
 _KEPT = 1000
+_Key = tuple[str, str, float | None, float | None]
 _IN_MEMORY_BYTES = 1 << 20
 
 
@@ -188,6 +189,7 @@ class FailedList:
         self._source = source
         self._before = _read_rows(place)
         self._left = dict(self._before)
+        self._is_blind = False
         self._count = 0
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115  # closed by `__exit__`
 
@@ -206,8 +208,10 @@ class FailedList:
         """Write a song down if it has failed, and strike it off if it is there."""
         song, error = ending.song, ending.error
         if song.fault is not None or ending.status == "cancelled":
-            return  # There is no song: its line has to be mended where it is.
-        before = self._left.pop((song.name, song.output), "")
+            # There is no song: its line has to be mended where it is. A folder may hide some.
+            self._is_blind = True
+            return
+        before = self._left.pop(_key_of(song), "")
         if error is None:
             return
         row = {
@@ -251,23 +255,29 @@ class FailedList:
         storage.write(place or self._place, listed + self._file.read())
         return place or self._place
 
-    def _stays(self, key: tuple[str, str], line: str, is_whole: bool) -> bool:
+    def _stays(self, key: _Key, line: str, is_whole: bool) -> bool:
         """Whether a song stays on the list without having been come to."""
         if key not in self._before:
             return True  # Another batch has written it meanwhile.
         if key not in self._left:
             return False
-        return not is_whole or _as_row(line).get("source", self._source) != self._source
+        is_gone = is_whole and not self._is_blind
+        return not is_gone or _as_row(line).get("source") != self._source
 
 
-def _read_rows(place: str) -> dict[tuple[str, str], str]:
-    """Return the lines of a list by what they call a song and its place."""
+def _key_of(song: Song) -> _Key:
+    """Return what tells a song of a list from all others."""
+    return song.name, song.output, song.start_s, song.duration_s
+
+
+def _read_rows(place: str) -> dict[_Key, str]:
+    """Return the lines of a list by the songs that they name."""
     storage = open_storage(place)
     if not place.endswith(".jsonl") or storage.describe(place) is None:
         return {}
     lines = [line for line in storage.lines(place) if line.strip()]
     songs = read_json_lines(place, iter(lines))
-    return {(song.name, song.output): line for song, line in zip(songs, lines, strict=True)}
+    return {_key_of(song): line for song, line in zip(songs, lines, strict=True)}
 
 
 def _as_row(line: str) -> dict[str, Any]:

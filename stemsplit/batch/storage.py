@@ -221,7 +221,14 @@ class ObjectStorage(Storage):
             own = self._files._strip_protocol(here)
             folders: list[str] = []
             files: list[str] = []
-            for info in insist(partial(self._list, here)):
+            try:
+                found = insist(partial(self._list, here))
+            except DecodeError:
+                if here == root:
+                    raise
+                yield Listing(here, [], [], ((here, "that is not allowed"),))
+                continue
+            for info in found:
                 path = info["name"].rstrip("/")
                 if path != own:  # An empty object that stands for the folder itself.
                     kind = folders if info["type"] == "directory" else files

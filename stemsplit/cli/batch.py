@@ -67,7 +67,7 @@ from stemsplit.cli.batch_progress import (
 from stemsplit.cli.separate import make_file_options
 from stemsplit.cli.stopping import stop_flag
 from stemsplit.cli.values import given, number, one_of, read_running, split_names, time_of
-from stemsplit.errors import OutputError, StemsplitError, StorageError, UsageError
+from stemsplit.errors import OutputError, StemsplitError, UsageError
 from stemsplit.separation.plan import Options, check_numbers, plan_stems
 
 if TYPE_CHECKING:
@@ -451,7 +451,7 @@ def _store(
     try:
         report = replace(report, failed_list=failed.store(is_whole=is_whole))
         report.write(place)
-    except (OutputError, StorageError) as error:
+    except StemsplitError as error:
         folder = Path(tempfile.mkdtemp(prefix="stemsplit-"))
         listed = failed.store(str(folder / FAILED_NAME), is_whole=is_whole)
         report = replace(report, failed_list=listed)

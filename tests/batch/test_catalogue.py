@@ -211,6 +211,23 @@ def test_storage_that_fails_while_it_lists_is_asked_again(
             read("memory://music")
 
 
+def test_a_denied_folder_of_a_bucket_fails_alone(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    for name in ("a/1.mp3", "b/2.mp3", "c/3.mp3"):
+        bucket.pipe(f"/music/{name}", b"x")
+    real = bucket.ls
+
+    def ls(path: str, **rest: Any) -> Any:
+        if path.endswith("b"):
+            raise PermissionError("Access Denied")
+        return real(path, **rest)
+
+    monkeypatch.setattr(bucket, "ls", ls)
+    songs = read("memory://music")
+    assert [song.output for song in songs] == ["a/1", "b", "c/3"]
+    assert [bool(song.fault) for song in songs] == [False, True, False]
+    assert "'memory://music/b' cannot be read: that is not allowed" in str(songs[1].fault)
+
+
 def test_a_list_whose_reading_fails_goes_on_where_it_was(
     bucket: Any, monkeypatch: pytest.MonkeyPatch
 ):

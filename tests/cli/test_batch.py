@@ -21,7 +21,7 @@ from stemsplit.batch.job import Ending
 from stemsplit.batch.report import Tally
 from stemsplit.cli import main
 from stemsplit.cli.batch_progress import BatchLines, State
-from stemsplit.errors import DecodeError, StorageError
+from stemsplit.errors import DecodeError, StorageError, UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +102,15 @@ def test_what_failed_is_listed_with_reasons_and_done_alone_when_it_is_mended(run
     assert not Path("out/stemsplit-failed.jsonl").exists()
     assert run("separate", "in", "-o", "plain").returncode == 0
     assert without_report("out") == without_report("plain")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files: one of its own, empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -274,6 +283,50 @@ def test_batches_of_parts_of_a_catalogue_keep_each_other_s_failures(
     assert listed() == [], "what the whole catalogue has no more is not listed either"
 
 
+def test_what_a_batch_cannot_judge_stays_on_the_list(run: Run, monkeypatch: pytest.MonkeyPatch):
+    import stemsplit.batch.local as local
+
+    Path("out").mkdir()
+    there = Path("out/stemsplit-failed.jsonl")
+    source = str(Path("one.txt").absolute())
+    kept = [
+        json.dumps({"path": "/m/hand.wav", "output": "hand"}),
+        "{damaged",
+        json.dumps({"path": "/m/x.wav", "output": "x", "start": 0.0, "source": "/two.txt"}),
+        json.dumps({"path": "/m/x.wav", "output": "x", "start": 60.0, "source": "/two.txt"}),
+    ]
+    mine = json.dumps({"path": "/m/gone.wav", "output": "gone", "source": source})
+    there.write_text("\n".join([*kept, mine]) + "\n")
+    monkeypatch.setattr(local, "run_catalogue", fail())
+    Path("one.txt").write_text("a.wav\nfile://elsewhere/b.wav\n")
+    main(["batch", "one.txt", "-o", "out", "-q"])
+    assert there.read_text().splitlines() == [*kept, mine], "not all of the source could be read"
+    Path("one.txt").write_text("a.wav\n")
+    assert main(["batch", "one.txt", "-o", "out", "-q"]) == 0
+    assert there.read_text().splitlines() == kept
+
+
+def test_a_list_that_cannot_be_read_any_more_is_kept_here(
+    run: Run, temporary: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import stemsplit.batch.local as local
+    from stemsplit.batch.storage import Folders
+
+    Path("one.txt").write_text("a.wav\n")
+
+    def run_catalogue(task: Any, make: Any, songs: Any, **rest: Any) -> Any:
+        yield from fail("a")(task, make, songs, **rest)
+        monkeypatch.setattr(Folders, "describe", refuse)
+
+    def refuse(self: Folders, name: str) -> None:
+        raise UsageError(f"{name!r} cannot be opened: Stale file handle", help="check it.")
+
+    monkeypatch.setattr(local, "run_catalogue", run_catalogue)
+    assert main(["batch", "one.txt", "-o", "out", "-q"]) == 2
+    (kept,) = temporary.rglob("stemsplit-failed.jsonl")
+    assert '"output": "a"' in kept.read_text()
+
+
 def test_what_another_batch_lists_meanwhile_stays(run: Run, monkeypatch: pytest.MonkeyPatch):
     import stemsplit.batch.local as local
 
@@ -289,15 +342,6 @@ def test_what_another_batch_lists_meanwhile_stays(run: Run, monkeypatch: pytest.
     monkeypatch.setattr(local, "run_catalogue", run_catalogue)
     assert main(["batch", "one.txt", "-o", "out", "-q"]) == 1
     assert listed() == ["z", "a"]
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files: one of its own, empty."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
 
 
 def test_a_report_that_finds_no_place_is_kept_here(
