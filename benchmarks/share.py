@@ -7,7 +7,7 @@ One stem's network (all stems' where they are one network), published sizes, ran
 the separator runs it: as many chunks at once as it has workers (two on a processor of several
 cores; one of large networks on two or three), and as many threads in all. On a graphics card eight
 chunks follow one another without a wait between them. With `--batch N` so many chunks go through
-as one batch, which the separator does not do. "GFLOP": what the plain network's
+as one batch, as the separator has it with --batch-size. "GFLOP": what the plain network's
 layers ask for by their definition, twice the products, of one chunk; torch's counter sees
 convolutions and matrices, and recurrent layers are counted by formula. "network s": the time of all
 these chunks over their number. "rate": a product of two square matrices in the same run, precision

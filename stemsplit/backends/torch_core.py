@@ -148,19 +148,25 @@ def explain_lack_of_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        words = str(error)
-        # On a processor torch raises a plain RuntimeError, told by its allocator's name.
-        is_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in words
-        # Of memory that a card is to fetch from, CUDA itself says so.
-        is_pinned = "CUDA error: out of memory" in words
-        if not (is_cpu or is_pinned or isinstance(error, torch.OutOfMemoryError)):
+        if not is_lack_of_memory(error):
             raise
+        words = str(error)
         said = words.splitlines()[0] if words else "no more could be had"
         raise DeviceError(
             f"{device} ran out of memory: {said}",
             help="close other programs, leave out --framing original and --jobs, use a smaller "
             "--segment where the model takes one, or another --device.",
         ) from error
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory was not to be had."""
+    words = str(error)
+    # On a processor torch raises a plain RuntimeError, told by its allocator's name.
+    is_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in words
+    # Of memory that a card is to fetch from, CUDA itself says so.
+    is_pinned = "CUDA error: out of memory" in words
+    return is_cpu or is_pinned or isinstance(error, torch.OutOfMemoryError)
 
 
 def copy_core(core: nn.Module) -> nn.Module:

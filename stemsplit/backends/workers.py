@@ -41,6 +41,24 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
     return 2
 
 
+BATCH_ON_CARDS = 4
+"""So many chunks keep a graphics card busier than one, where a chunk is no large one."""
+
+
+def choose_batch_size(device: torch.device, *, is_large: bool = False) -> int:
+    """Return how many chunks at most are best taken through a network together, as one batch.
+
+    On a graphics card the steps of a recurrent layer, and small layers, are over before the card
+    has anything to do. A processor's cores are filled by one chunk each: there a batch saves those
+    that read large matrices for a single frame, at the price of all chunks in memory.
+
+    Args:
+        device: Where they run.
+        is_large: Whether a chunk takes much memory.
+    """
+    return BATCH_ON_CARDS if device.type == "cuda" and not is_large else 1
+
+
 def _begin_worker(threads: int) -> None:
     set_own_threads(threads)
     use_own_arena()

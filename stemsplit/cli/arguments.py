@@ -180,6 +180,14 @@ Threads = Annotated[
         rich_help_panel=HOW,
     ),
 ]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="So many chunks go through the network together. More needs more memory.",
+        rich_help_panel=HOW,
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(

@@ -18,6 +18,7 @@ from stemsplit.cli import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from stemsplit.cli.arguments import (
     AsJson,
     Backend,
+    BatchSize,
     BitRate,
     Bits,
     Clip,
@@ -139,6 +140,7 @@ def batch(
     device: Device = "auto",
     backend: Backend = "auto",
     threads: Threads = None,
+    batch_size: BatchSize = None,
     precision: Precision = "auto",
     segment: Segment = None,
     overlap: Overlap = None,
@@ -171,6 +173,7 @@ def batch(
         device=device,
         backend=backend,
         threads=threads,
+        batch_size=batch_size,
         precision=precision,
         segment=segment,
         overlap=overlap,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from stemsplit.cli.arguments import (
     AsJson,
     Backend,
+    BatchSize,
     BitRate,
     Bits,
     Clip,
@@ -107,6 +108,7 @@ def separate(
     device: Device = "auto",
     backend: Backend = "auto",
     threads: Threads = None,
+    batch_size: BatchSize = None,
     precision: Precision = "auto",
     segment: Segment = None,
     overlap: Overlap = None,
@@ -134,6 +136,7 @@ def separate(
         device=device,
         backend=backend,
         threads=threads,
+        batch_size=batch_size,
         precision=precision,
         segment=segment,
         overlap=overlap,

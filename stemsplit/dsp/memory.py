@@ -351,13 +351,13 @@ def is_recorded(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def join(pieces: Sequence[Tensor]) -> Tensor:
-    """Return `torch.cat(pieces, dim=-1)`, large ones in used memory; of one piece a copy.
+def join(pieces: Sequence[Tensor], dim: int = -1) -> Tensor:
+    """Return `torch.cat(pieces, dim)`, large ones in used memory; of one piece a copy.
 
     Args:
         pieces: Without gradients. Shape of each: (..., n).
+        dim: Which axis grows.
     """
-    first = pieces[0]
-    length = sum(piece.shape[-1] for piece in pieces)
-    whole = new_empty(first, (*first.shape[:-1], length))
-    return torch.cat(tuple(pieces), dim=-1, out=whole)
+    shape = list(pieces[0].shape)
+    shape[dim] = sum(piece.shape[dim] for piece in pieces)
+    return torch.cat(tuple(pieces), dim=dim, out=new_empty(pieces[0], shape))

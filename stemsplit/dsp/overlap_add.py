@@ -67,6 +67,23 @@ class SampleQueue:
         return taken[0] if len(taken) == 1 else join(taken)
 
 
+def count_chunks(
+    total_samples: int, chunk_samples: int | None, overlap_samples: int, lead_samples: int = 0
+) -> int:
+    """Return how many chunks a `Chunker` makes of a song.
+
+    Args:
+        total_samples: Length of the song.
+        chunk_samples: See `Chunker`.
+        overlap_samples: See `Chunker`.
+        lead_samples: See `Chunker`.
+    """
+    if chunk_samples is None:
+        return 1
+    beyond = max(0, total_samples + lead_samples - chunk_samples)
+    return 1 + -(-beyond // (chunk_samples - overlap_samples))
+
+
 class Chunker:
     """Regroup blocks of any length into chunks of one length.
 

@@ -109,6 +109,7 @@ class ModelEstimates(EstimateSource):
             "backend",
             "precision",
             "threads",
+            "batch_size",
             "stream",
             "start_s",
             "duration_s",

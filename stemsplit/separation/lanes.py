@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,32 +12,77 @@ import torch
 from torch import Tensor
 
 from stemsplit.backends.workers import Workers, wait_for
-from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
+from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue, count_chunks
 
 if TYPE_CHECKING:
     from stemsplit.separation.framed_network import FramedNetwork
 
 
+def share_out(chunks: int | None, most: int, workers: int) -> Iterator[int]:
+    """Yield how many chunks go together, batch after batch, without end.
+
+    All workers are to be busy to the end: batches are alike, and each worker has as many of them.
+
+    Args:
+        chunks: How many there are, as far as anybody knows.
+        most: How many may go together.
+        workers: How many batches run at once.
+    """
+    if chunks:
+        turns = -(-chunks // (most * workers))
+        batches = min(chunks, turns * workers)
+        for place in range(batches):
+            yield chunks * (place + 1) // batches - chunks * place // batches
+    yield from itertools.repeat(most)
+
+
 class Lane:
     """One run of the song through one network."""
 
-    def __init__(self, network: FramedNetwork, lead: int, weight: float) -> None:
+    def __init__(
+        self, network: FramedNetwork, lead: int, weight: float, total_samples: int | None = None
+    ) -> None:
         """Begin a run.
 
         Args:
             network: What the chunks go through.
             lead: Zeros before the song, in samples, which move all of its chunks.
             weight: How much this run counts.
+            total_samples: How long the song is, as far as anybody knows.
         """
         framing = network.framing
         self.network = network
         self.shares = weight * network.shares[:, None, None]
         self.ready = SampleQueue()
-        self.chunker = Chunker(
+        self._chunker = Chunker(
             framing.chunk_samples, framing.overlap_samples, lead, framing.grid_samples
         )
+        chunks = total_samples and count_chunks(
+            total_samples, framing.chunk_samples, framing.overlap_samples, lead
+        )
+        self._sizes = share_out(chunks, network.batch_size, network.workers)
+        self._size = next(self._sizes)
+        self._gathered: list[Chunk] = []
         self._joiner = Joiner(framing.overlap_samples, framing.edge_samples)
         self._to_drop = lead
+
+    def feed(self, block: Tensor) -> Iterator[list[Chunk]]:
+        """Take the next block, shape (C, n), and yield the batches of chunks that it completes."""
+        for chunk in self._chunker.feed(block):
+            self._gathered.append(chunk)
+            if len(self._gathered) == self._size:
+                self._size = next(self._sizes)
+                yield self._take_gathered()
+
+    def end(self) -> Iterator[list[Chunk]]:
+        """Yield the last batch, if there is any."""
+        self._gathered += self._chunker.flush()
+        if self._gathered:
+            yield self._take_gathered()
+
+    def _take_gathered(self) -> list[Chunk]:
+        batch, self._gathered = self._gathered, []
+        return batch
 
     def add(self, chunk: Chunk, stems: Tensor) -> None:
         """Join a chunk's stems, shape (S, C, n), to those before it."""
@@ -58,7 +104,8 @@ class Lane:
 class Lanes:
     """Runs of the same song, averaged. One lane is usual.
 
-    A few chunks are under way at any time; their results are taken in the order of the song.
+    A few batches of chunks are under way at any time; what they give is taken in the order of the
+    song.
     """
 
     def __init__(self, lanes: Sequence[Lane], stems: int) -> None:
@@ -72,20 +119,22 @@ class Lanes:
         self._stems = stems
         self._workers = Workers(lanes[0].network.workers)
         self._depth = max(self._workers.depth, int(lanes[0].network.is_ahead))
-        self._under_way: deque[tuple[Lane, Chunk, Future[Callable[[], Tensor]]]] = deque()
+        self._under_way: deque[tuple[Lane, list[Chunk], Future[Callable[[], Iterator[Tensor]]]]] = (
+            deque()
+        )
 
     def feed(self, block: Tensor) -> Iterator[Tensor]:
         """Take the next block, shape (C, n), and yield finished stems, shape (S, C, m)."""
         for lane in self._lanes:
-            for chunk in lane.chunker.feed(block):
-                self._begin(lane, chunk)
+            for batch in lane.feed(block):
+                self._begin(lane, batch)
                 yield from self._collect(self._depth)
 
     def flush(self) -> Iterator[Tensor]:
         """Yield what is left, at the end."""
         for lane in self._lanes:
-            for chunk in lane.chunker.flush():
-                self._begin(lane, chunk)
+            for batch in lane.end():
+                self._begin(lane, batch)
         yield from self._collect(0)
         for lane in self._lanes:
             lane.flush()
@@ -95,16 +144,17 @@ class Lanes:
         """Stop all that is under way."""
         self._workers.close()
 
-    def _begin(self, lane: Lane, chunk: Chunk) -> None:
-        future = self._workers.submit(lane.network.begin, chunk.samples)
-        self._under_way.append((lane, chunk, future))
+    def _begin(self, lane: Lane, batch: list[Chunk]) -> None:
+        future = self._workers.submit(lane.network.begin, [chunk.samples for chunk in batch])
+        self._under_way.append((lane, batch, future))
 
     def _collect(self, most: int) -> Iterator[Tensor]:
-        """Yield stems until no more than `most` chunks are under way."""
+        """Yield stems until no more than `most` batches are under way."""
         while len(self._under_way) > most:
-            lane, chunk, future = self._under_way.popleft()
-            lane.add(chunk, wait_for(future)())
-            yield from self._take()
+            lane, batch, future = self._under_way.popleft()
+            for chunk, stems in zip(batch, wait_for(future)(), strict=True):
+                lane.add(chunk, stems)
+                yield from self._take()
 
     def _take(self) -> Iterator[Tensor]:
         while count := min(lane.ready.head for lane in self._lanes):

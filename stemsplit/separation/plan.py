@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FRAMINGS = ("default", "original")
 MAX_OVERLAP = 0.75
 MOST_THREADS = 1024
+MOST_CHUNKS = 1024
 """More than machines have cores; with 10,000, one runtime dies and another takes minutes."""
 RESIDUAL = "residual"
 
@@ -32,6 +33,8 @@ class Options:
         backend: "auto", "torch", "compile" or "openvino": what computes the network there.
         threads: How many threads a processor's network may use; None for torch's own choice. It
             is torch's number for the whole process from then on.
+        batch_size: How many chunks at most go through the network as one batch; None for as many as
+            pay where it runs.
         precision: "auto", "fp32", "bf16" or "fp16" for the network; signals stay float32.
         segment_s: Chunk length in seconds instead of the model's own.
         overlap: Share of a chunk that the next one sees again, 0 to 0.75, instead of the model's.
@@ -51,6 +54,7 @@ class Options:
     device: str = "auto"
     backend: str = "auto"
     threads: int | None = None
+    batch_size: int | None = None
     precision: str = "auto"
     segment_s: float | None = None
     overlap: float | None = None
@@ -231,6 +235,10 @@ def check_numbers(options: Options) -> None:
     if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
         raise UsageError(
             f"--threads {options.threads} is not possible", help=f"give 1 to {MOST_THREADS}."
+        )
+    if options.batch_size is not None and not 1 <= options.batch_size <= MOST_CHUNKS:
+        raise UsageError(
+            f"--batch-size {options.batch_size} is not possible", help=f"give 1 to {MOST_CHUNKS}."
         )
     length_s = options.duration_s
     if length_s is not None and not (length_s > 0 and math.isfinite(length_s)):

@@ -36,10 +36,10 @@ def make_recipe(separator: Separator, job: Job, options: FileOptions) -> Recipe:
 
     The kind of number counts, and what computed them; the device and its threads do not (their
     float32 differs in the last bits only, and a graphics card that is new to a machine is no reason
-    to do an archive again).
+    to do an archive again), nor does how many chunks went together.
     """
     chosen = asdict(separator.options)
-    for name in ("stems", "device", "backend", "threads", "precision"):
+    for name in ("stems", "device", "backend", "threads", "batch_size", "precision"):
         del chosen[name]
     model = separator.model
     recipe: Recipe = as_plain(

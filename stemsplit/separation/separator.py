@@ -289,7 +289,10 @@ class Separator:
             flat = outward.flush() if piece is None else outward.feed(piece.flatten(0, 1).numpy())
             ready.push(torch.from_numpy(flat).unflatten(0, (stems, channels)))
 
-        with closing(self._make_lanes()) as lanes:
+        total = audio.total_samples
+        if total is not None:
+            total = round(total * model_rate / audio.sample_rate)
+        with closing(self._make_lanes(total)) as lanes:
             for block in audio.blocks:
                 # A copy: what is kept for some chunks is not to lie between what is not.
                 mixture.push(join([torch.from_numpy(block)]))
@@ -329,7 +332,7 @@ class Separator:
                 output.add_(stems[places[stem]], alpha=sign)
         return outputs
 
-    def _make_lanes(self) -> Lanes:
+    def _make_lanes(self, total_samples: int | None = None) -> Lanes:
         """Return what takes one song through every network, once or at several places of chunks."""
         leads = [0]
         if self.options.shifts > 1 and self.options.framing == "default":
@@ -344,7 +347,7 @@ class Separator:
                 # Frames, too, lie as far as they can from those of the other shifts.
                 grid = network.framing.grid_samples
                 spread = lead - lead % grid + round(grid * place / len(leads))
-                lanes.append(Lane(network, spread, weight))
+                lanes.append(Lane(network, spread, weight, total_samples))
         return Lanes(lanes, len(self._stem_plan.of_model))
 
 

@@ -48,6 +48,16 @@ def test_a_song_is_what_the_processor_makes_of_it(model: StemModel, precision: s
         assert 20 * torch.log10(signal.norm() / noise) >= LEAST_SNR_DB[precision]
 
 
+def test_chunks_together_are_what_each_is_alone(model: StemModel) -> None:
+    mixture = music(4 * model.chunk.samples)
+    expected, found = (
+        Separator(model, device="cuda", batch_size=size).separate(mixture) for size in (1, 3)
+    )
+    for stem, signal in expected.items():
+        noise = (found[stem] - signal).norm()
+        assert 20 * torch.log10(signal.norm() / noise) >= LEAST_SNR_DB["fp32"]
+
+
 @pytest.mark.parametrize("precision", LEAST_SNR_DB)
 def test_nobody_waits_before_the_end_of_a_chunk(
     model: StemModel, precision: str, request: pytest.FixtureRequest
@@ -55,11 +65,11 @@ def test_nobody_waits_before_the_end_of_a_chunk(
     (network,) = Separator(model, device="cuda", precision=precision)._networks
     samples = network.framing.chunk_samples or 0
     chunk = music(2 * samples)[:, :samples]  # as it lies in what waits for the next
-    expected = network.begin(chunk)()
+    (expected,) = network.begin([chunk])()
     assert network.is_ahead
     request.getfixturevalue("no_waiting")
-    finish = network.begin(chunk)
-    torch.testing.assert_close(finish(), expected)
+    finish = network.begin([chunk])
+    torch.testing.assert_close(next(finish()), expected)
 
 
 def test_a_short_mono_song(model: StemModel) -> None:

@@ -107,6 +107,7 @@ def test_a_file_named_like_a_command_is_pointed_out(
         (["a.wav", "--precision", "fp23"], "there is no precision 'fp23'", "fp32"),
         (["a.wav", "--backend", "tourch"], "there is no backend 'tourch'", "torch"),
         (["a.wav", "--threads", "0"], "--threads '0' is not possible", "from 1"),
+        (["a.wav", "--batch-size", "0"], "--batch-size '0' is not possible", "from 1"),
         (["a.wav", "--device", "cudda"], "there is no device 'cudda'", "cuda"),
         (["a.wav", "--device", "cuda:x"], "there is no device 'cuda:x'", "cuda:0"),
         (["a.wav", "--framing", "orignal"], "there is no framing 'orignal'", "original"),

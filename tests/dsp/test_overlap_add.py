@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue
+from stemsplit.dsp.overlap_add import Chunk, Chunker, Joiner, SampleQueue, count_chunks
 
 
 def feed(chunker: Chunker, song: Tensor, block: int) -> list[Chunk]:
@@ -55,6 +55,17 @@ def test_all_chunks_have_the_length_and_the_last_ends_with_the_song() -> None:
 def test_a_song_that_fits_exactly_gets_no_second_chunk() -> None:
     assert len(feed(Chunker(100, 30), torch.zeros(1, 100), 100)) == 1
     assert len(feed(Chunker(100, 30), torch.zeros(1, 170), 100)) == 2
+
+
+@pytest.mark.parametrize("samples", [1, 99, 100, 101, 169, 170, 171, 240, 241, 999])
+@pytest.mark.parametrize("overlap", [0, 30, 75])
+@pytest.mark.parametrize("lead", [0, 1, 70])
+@pytest.mark.parametrize("chunk_samples", [None, 100])
+def test_chunks_are_counted_before_they_are_made(
+    samples: int, overlap: int, lead: int, chunk_samples: int | None
+) -> None:
+    chunks = feed(Chunker(chunk_samples, overlap, lead), torch.zeros(1, samples), 64)
+    assert count_chunks(samples, chunk_samples, overlap, lead) == len(chunks)
 
 
 def test_whole_song_is_one_chunk() -> None:

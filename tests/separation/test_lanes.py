@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -55,8 +55,8 @@ def test_an_output_that_is_not_finite_is_told_when_it_is_there(
 ) -> None:
     begin = FramedNetwork.begin
 
-    def spoil(network: FramedNetwork, chunk: Tensor) -> Callable[[], Tensor]:
-        return begin(network, chunk * torch.nan)
+    def spoil(network: FramedNetwork, chunks: list[Tensor]) -> Callable[[], Iterator[Tensor]]:
+        return begin(network, [chunk * torch.nan for chunk in chunks])
 
     monkeypatch.setattr(FramedNetwork, "begin", spoil)
     with pytest.raises(StemsplitError, match="not numbers in fp32"):
@@ -68,6 +68,7 @@ def test_a_processor_is_done_when_it_returns(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(framed_network, "count_workers", lambda *_, **__: 1)
     (network,) = Separator(LinearModel())._networks
     assert not network.is_ahead
-    finish = network.begin(MIXTURE[:, : network.framing.chunk_samples])
+    finish = network.begin([MIXTURE[:, : network.framing.chunk_samples]])
     monkeypatch.setattr(FramedNetwork, "_finish", lambda *_: pytest.fail("it was done before"))
-    assert finish().device.type == "cpu"
+    (stems,) = finish()
+    assert stems.device.type == "cpu"

@@ -145,6 +145,8 @@ def test_an_unknown_stem_names_the_nearest() -> None:
         Options(duration_s=float("inf")),
         Options(threads=0),
         Options(threads=10_000),
+        Options(batch_size=0),
+        Options(batch_size=10_000),
     ],
 )
 def test_impossible_numbers_are_refused(options: Options) -> None:

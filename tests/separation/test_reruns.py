@@ -66,10 +66,11 @@ def test_a_changed_option_does_it_again(changes: dict[str, Any]):
     assert separate_song(**changes).status == "done"
 
 
-def test_a_number_of_threads_is_no_reason_to_do_it_again():
+@pytest.mark.parametrize("changes", [{"threads": 1}, {"batch_size": 2}])
+def test_what_changes_the_last_bits_is_no_reason_to_do_it_again(changes: dict[str, Any]):
     write_song(Path("song.wav"))
     separate_song()
-    assert separate_song(separator={"threads": 1}).status == "skipped"
+    assert separate_song(separator=changes).status == "skipped"
 
 
 def test_other_weights_do_it_again():

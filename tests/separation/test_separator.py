@@ -248,7 +248,7 @@ def test_what_outlives_a_chunk_leaves_its_workers_arena(monkeypatch: pytest.Monk
     workers = Workers(2)
 
     def work() -> tuple[bool, int]:
-        stems = network.begin(music(network.framing.chunk_samples or 0))()
+        (stems,) = network.begin([music(network.framing.chunk_samples or 0)])()
         return memory._OWN.lease is not None, stems.data_ptr()
 
     has_own, place = wait_for(workers.submit(work))
