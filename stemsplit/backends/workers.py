@@ -42,15 +42,15 @@ def count_workers(device: torch.device, *, is_large: bool = False) -> int:
 
 
 BATCH_ON_CARDS = 4
-"""So many chunks keep a graphics card busier than one, where a chunk is no large one."""
+"""Chosen, not measured: enough that a recurrent layer's steps are no longer all waiting."""
 
 
 def choose_batch_size(device: torch.device, *, is_large: bool = False) -> int:
     """Return how many chunks at most are best taken through a network together, as one batch.
 
-    On a graphics card the steps of a recurrent layer, and small layers, are over before the card
-    has anything to do. A processor's cores are filled by one chunk each: there a batch saves those
-    that read large matrices for a single frame, at the price of all chunks in memory.
+    On a graphics card the steps of a recurrent layer, and small layers, are too little to keep it
+    busy. A processor's cores are filled by one chunk each: what a batch saves a network there, by
+    reading its matrices once for several frames, the song loses again in memory.
 
     Args:
         device: Where they run.

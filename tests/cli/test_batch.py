@@ -1,4 +1,7 @@
-"""`stemsplit batch` as its users run it."""
+"""`stemsplit batch` as its users run it.
+
+One file: every command is run on the same few songs, and its words and files are read the same way.
+"""
 
 from __future__ import annotations
 
